@@ -1,0 +1,68 @@
+"""A selector-based, non-blocking, single-threaded reactor whose connections end well.
+
+from reactor import Protocol, Reactor
+
+class Echo(Protocol):
+    def data_received(self, data):
+        self.connection.write(data)
+
+with Reactor() as reactor:
+    reactor.listen(Echo, "127.0.0.1", 7000)
+    reactor.drain_on_signals(deadline=30)
+    reactor.run()
+"""
+
+from reactor.connection import Connection
+from reactor.connector import Connector
+from reactor.errors import (
+    Aborted,
+    ConnectFailed,
+    FlushTimeout,
+    IdleTimeout,
+    Misuse,
+    QueueOverflow,
+    ReactorClosed,
+    ReactorError,
+    Unacknowledged,
+    Unsent,
+    WriteAfterEnd,
+)
+from reactor.listener import Listener
+from reactor.options import Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
+from reactor.protocol import Protocol
+from reactor.reactor import Reactor
+from reactor.report import DrainSummary, Report, Statistics, Totals
+from reactor.timers import Handle, TimerHandle
+from reactor.version import __version__
+
+__all__ = [
+    "Aborted",
+    "ConnectFailed",
+    "Connection",
+    "Connector",
+    "Deadlines",
+    "DrainSummary",
+    "FlushTimeout",
+    "Handle",
+    "IdleTimeout",
+    "Keepalive",
+    "Limits",
+    "Listener",
+    "Misuse",
+    "Options",
+    "Protocol",
+    "QueueOverflow",
+    "Reactor",
+    "ReactorClosed",
+    "ReactorError",
+    "Report",
+    "Sockets",
+    "Statistics",
+    "TimerHandle",
+    "Totals",
+    "Unacknowledged",
+    "Unsent",
+    "Watermarks",
+    "WriteAfterEnd",
+    "__version__",
+]

@@ -1,0 +1,74 @@
+"""Foreign descriptors: somebody else's, watched for reading, writing, or both, and never closed here."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from reactor.loop import Loop
+from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
+from reactor.timers import Handle
+
+logger = logging.getLogger("reactor")
+
+
+class Descriptor:
+    """One watched descriptor, with a call for each side that is watched."""
+
+    def __init__(self, loop: Loop, fd: int) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._reader: Handle | None = None
+        self._writer: Handle | None = None
+        loop.poller.register(fd, 0)
+        loop.admit(fd, self)
+
+    def watch(self, bit: int, handle: Handle | None) -> None:
+        """Sets or (None) removes the call of one side; with neither left, the descriptor is let go."""
+        if bit == READ:
+            self._reader = handle
+        else:
+            self._writer = handle
+        if self._reader is None and self._writer is None:
+            self._loop.dismiss(self._fd, registered=True)
+        else:
+            interest = (READ if self._reader else 0) | (WRITE if self._writer else 0)
+            try:
+                self._loop.poller.modify(self._fd, interest)
+            except FileNotFoundError:
+                self._loop.poller.register(self._fd, interest)  # closed and opened anew while we watched
+
+    def watches(self, bit: int) -> bool:
+        """Whether that side has a call."""
+        return (self._reader if bit == READ else self._writer) is not None
+
+    def on_readable(self) -> None:
+        if self._reader is not None:
+            self._reader.run()
+
+    def on_events(self, events: int) -> None:
+        if events & INVALID:
+            self.displaced()
+            return
+        # An error or a hang-up is told to both sides: whichever tries next is given it by the kernel.
+        gone = events & (ERROR | HANGUP)
+        if self._reader is not None and events & READ | gone:
+            self._reader.run()
+        if self._writer is not None and events & WRITE | gone:
+            self._writer.run()
+
+    def callback_failed(self, exc: Exception) -> None:
+        logger.error("the call for %r failed", self, exc_info=exc)
+
+    def displaced(self) -> None:
+        logger.error("%r was closed while it was watched", self)
+        self._reader = self._writer = None
+        self._loop.dismiss(self._fd, registered=True)
+
+    def abandon(self) -> None:
+        self._reader = self._writer = None
+        self._loop.dismiss(self._fd, registered=True)
+
+    def __repr__(self) -> str:
+        calls: dict[str, Any] = {"reader": self._reader, "writer": self._writer}
+        return f"<Descriptor {self._fd} {' '.join(f'{name}={call!r}' for name, call in calls.items() if call)}>"

@@ -1,0 +1,95 @@
+"""Errors, sorted by whose fault they are, and what an errno means to a reactor.
+
+1. *Yours*, raised at once where the call was made: `Misuse` and its kinds. Nothing else happens.
+2. *This side's decision*, told once in `connection_lost`: `Aborted`, `FlushTimeout`, `IdleTimeout`, `QueueOverflow`,
+   `Unacknowledged`, `Unsent`.
+3. *The network's or the peer's*, told once in `connection_lost` (or `connection_failed`): the kernel's own `OSError`
+   (`ConnectionResetError`, `BrokenPipeError`, `TimeoutError` ...), or `ConnectFailed`, which holds every cause.
+4. *Ours*: a broken invariant is an `AssertionError`. It is a bug in this library.
+
+A callback that raises ends its connection with that very exception: `connection_lost` is given it unchanged.
+"""
+
+from __future__ import annotations
+
+import errno
+
+
+class ReactorError(Exception):
+    """The root of what this library raises or tells by a type of its own."""
+
+
+class Misuse(ReactorError, RuntimeError):
+    """The call is not allowed in the object's present state. It had no effect."""
+
+
+class WriteAfterEnd(Misuse):
+    """`write` after your own `write_eof`, `close` or `abort`, or after `connection_lost`: the bytes would be lost."""
+
+
+class ReactorClosed(Misuse):
+    """The reactor was closed; it serves nothing any more."""
+
+
+class Aborted(ReactorError, ConnectionAbortedError):
+    """This side reset the connection: `abort()`, a drain's deadline, or the reactor's `close()`."""
+
+
+class IdleTimeout(ReactorError, TimeoutError):
+    """Nothing was received and nothing was sent for `Deadlines.idle` seconds; the connection was closed in order."""
+
+
+class FlushTimeout(ReactorError, TimeoutError):
+    """After the end of our output the peer took nothing for `Deadlines.flush` seconds; the connection was reset."""
+
+
+class QueueOverflow(ReactorError, ConnectionError):
+    """More than `Limits.queue_bytes` waited for a peer that reads too slowly; the connection was reset."""
+
+
+class Unacknowledged(ReactorError, ConnectionError):
+    """Output was flushed and our FIN was sent, but the peer neither ended nor was seen to acknowledge everything."""
+
+
+class Unsent(ReactorError, ConnectionError):
+    """The end was in order, but bytes written after the peer's FIN had ended both sides were never sent."""
+
+
+class ConnectFailed(ReactorError, ConnectionError):
+    """No address could be connected to. `causes` has one `(address, error)` for each that was tried, in order."""
+
+    def __init__(self, message: str, causes: tuple[tuple[object, Exception], ...] = ()) -> None:
+        super().__init__(message)
+        self.causes = causes
+
+
+# What a reactor does about an errno. Every other one ends the connection it was seen on.
+
+# The call would have to wait: poll, and ask again.
+TRY_AGAIN = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
+
+# The machine has run out of something that comes back: wait for a descriptor to be freed, or for a while.
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+# On reading and writing neither is the connection's fault: it is asked again when the poller says so.
+WAIT = TRY_AGAIN | EXHAUSTED
+
+# `accept` tells what became of one connection, not of the listener (accept(2), "Error handling"): take the next.
+PEER_GONE = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNABORTED",
+        "ECONNRESET",
+        "EPROTO",
+        "EPERM",
+        "ENETDOWN",
+        "ENOPROTOOPT",
+        "EHOSTDOWN",
+        "ENONET",
+        "EHOSTUNREACH",
+        "EOPNOTSUPP",
+        "ENETUNREACH",
+        "ETIMEDOUT",
+    )
+    if hasattr(errno, name)
+)

@@ -1,0 +1,254 @@
+"""Listening: accepts in batches, waits out a famine, and ends without resetting those who were let in.
+
+A batch takes at most `Limits.accepts_per_turn` connections per turn. An error that tells of one connection only
+(ECONNABORTED and its like) goes on with the next. When descriptors or memory run out, nobody is refused: the listener
+leaves the poller, the kernel's queue holds the callers, and it asks again when a descriptor is freed, or after a
+back-off from 10 ms doubling to 1 s, with one warning per famine (R12). A connection that only lingers gives way (R3).
+
+Closing a listening socket resets whoever is still in its queue (K15); so `close` first accepts until there is nobody.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from reactor.connection import Connection
+from reactor.errors import EXHAUSTED, PEER_GONE, TRY_AGAIN
+from reactor.lifecycle import LINGER
+from reactor.loop import Loop
+from reactor.options import Options
+from reactor.pollers import INVALID, READ
+from reactor.system import Socket, SocketAddress, address_text
+from reactor.timers import TimerHandle
+
+logger = logging.getLogger("reactor")
+
+# Short enough not to be noticed, and doubled so that a long famine costs nothing.
+_BACK_OFF = 0.010
+_BACK_OFF_MOST = 1.0
+
+
+class Door:
+    """One listening socket in the poller."""
+
+    __slots__ = ("fd", "listener", "open", "registered", "sock")
+
+    def __init__(self, listener: Listener, sock: Socket) -> None:
+        self.listener = listener
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.registered = False
+        self.open = True
+
+    def on_readable(self) -> None:
+        if self.registered:  # not when an earlier event of this batch made the listener rest
+            self.listener.accept(self)
+
+    def on_events(self, events: int) -> None:
+        if events & INVALID:
+            self.displaced()
+        else:
+            self.on_readable()
+
+    def displaced(self) -> None:
+        logger.error("%r: its descriptor %d was closed by somebody else", self.listener, self.fd)
+        self.listener.lose(self)
+
+    def callback_failed(self, exc: Exception) -> None:
+        logger.error("%r could not accept", self.listener, exc_info=exc)
+
+    def abandon(self) -> None:
+        self.listener.abandon()
+
+    def bury(self) -> None:
+        self.listener.release(self)
+
+    def __repr__(self) -> str:
+        return f"<Door of {self.listener!r}>"
+
+
+class Listener:
+    """What `Reactor.listen` returns: one or more listening sockets and what is made of their callers."""
+
+    def __init__(self, loop: Loop, sockets: list[Socket], factory: Callable[[], Any], options: Options) -> None:
+        self._loop = loop
+        self._factory = factory
+        self._options = options
+        # Kept, so that they can still be told after the end.
+        self._addresses = tuple(sock.getsockname() for sock in sockets)
+        self._doors = [Door(self, sock) for sock in sockets]
+        self._connections = 0
+        self._accepted = 0
+        self._closing = False
+        self._back_off = _BACK_OFF
+        self._retry: TimerHandle | None = None
+        # When the present famine began, and how many were accepted by then.
+        self._famine: tuple[float, int] | None = None
+        for door in self._doors:
+            loop.admit(door.fd, door)
+        self._watch()
+
+    @property
+    def addresses(self) -> tuple[SocketAddress, ...]:
+        """What it is bound to, as `getsockname` says: the ports are the real ones. Still known after the end."""
+        return self._addresses
+
+    @property
+    def connections(self) -> int:
+        """How many of the accepted connections have not ended."""
+        return self._connections
+
+    def close(self) -> None:
+        """Listens no more. Who is in the kernel's queue by now is accepted and served; nobody is reset.
+
+        It happens in the next turn, because accepting calls back. Again does nothing.
+        """
+        if not self._closing:
+            self._closing = True
+            self._loop.post(self, self._close)
+
+    def is_closing(self) -> bool:
+        """Whether `close` was called."""
+        return self._closing
+
+    # For the loop
+
+    def accept(self, door: Door) -> None:
+        """One batch. Called when the socket is readable."""
+        self._accept_up_to(door, self._options.limits.accepts_per_turn)
+
+    def _accept_up_to(self, door: Door, most: int) -> None:
+        loop, system = self._loop, self._loop.system
+        for _ in range(most):
+            if not door.open or self._is_full():
+                break
+            try:
+                sock, address = system.accept(door.sock)
+            except OSError as exc:
+                if exc.errno in TRY_AGAIN:
+                    self._famine_is_over()
+                    return
+                if exc.errno in PEER_GONE:
+                    continue
+                if exc.errno in EXHAUSTED:
+                    self._starve(exc)
+                    return
+                logger.error("%r cannot accept any more", self, exc_info=exc)
+                self.lose(door)
+                return
+            self._accepted += 1
+            self._connections += 1
+            connection = Connection(loop, sock, address, self._options, "accepted", self._connection_ended)
+            loop.post(connection, connection.begin, self._factory)
+        if self._is_full():
+            self._rest()
+
+    def _is_full(self) -> bool:
+        most = self._options.limits.connections
+        return most is not None and self._connections >= most and not self._closing
+
+    def _connection_ended(self) -> None:
+        self._connections -= 1
+        if not self._is_full() and self._famine is None:
+            self._watch()
+
+    # A famine of descriptors
+
+    def _starve(self, exc: OSError) -> None:
+        loop = self._loop
+        if self._famine is None:
+            self._famine = (loop.now, self._accepted)
+            logger.warning("%r pauses: %s; callers wait in the kernel's queue", self, exc.strerror)
+        self._rest()
+        loop.starved.add(self)
+        self._retry = loop.timers.add(loop.now + self._back_off, self, self._try_again)
+        self._back_off = min(2 * self._back_off, _BACK_OFF_MOST)
+        lingering = (end for end in loop.ends.values() if isinstance(end, Connection) and end.state is LINGER)
+        oldest = min(lingering, key=lambda connection: connection.number, default=None)
+        if oldest is not None:
+            oldest.end_linger()
+
+    def descriptor_freed(self) -> None:
+        """Somebody ended: ask again."""
+        self._back_off = _BACK_OFF
+        self._try_again()
+
+    def _try_again(self) -> None:
+        self._stop_retrying()
+        if self._closing:
+            self._close()
+            return
+        self._watch()
+        for door in tuple(self._doors):
+            if door.registered:
+                self.accept(door)
+
+    def _stop_retrying(self) -> None:
+        self._loop.starved.discard(self)
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+
+    def _famine_is_over(self) -> None:
+        if self._famine is None:
+            return
+        since, accepted = self._famine
+        self._famine = None
+        self._back_off = _BACK_OFF
+        logger.info(
+            "%r goes on: %d accepted during %.3f s of famine", self, self._accepted - accepted, self._loop.now - since
+        )
+
+    # In the poller and out of it
+
+    def _watch(self) -> None:
+        for door in self._doors:
+            if not door.registered:
+                self._loop.poller.register(door.fd, READ)
+                door.registered = True
+
+    def _rest(self) -> None:
+        for door in self._doors:
+            if door.registered:
+                self._loop.poller.unregister(door.fd)
+                door.registered = False
+
+    # The end
+
+    def _close(self) -> None:
+        """Lets in whoever waits, then leaves. In a famine that takes until there are descriptors again."""
+        for door in tuple(self._doors):
+            # No more than a full queue: who comes while we accept may meet a reset, as with any listener that ends.
+            self._accept_up_to(door, self._options.limits.backlog + 1)
+            if self._famine is not None:
+                return
+            self.lose(door)
+
+    def lose(self, door: Door) -> None:
+        """Takes one socket out of service."""
+        self._doors.remove(door)
+        door.open = False
+        self._loop.dismiss(door.fd, door.registered)
+        door.registered = False
+        self._loop.doom(door)
+        if not self._doors:
+            self._stop_retrying()
+
+    def release(self, door: Door) -> None:
+        """At the end of the turn, so that the descriptor's number is not given away within it."""
+        self._loop.system.close_listening(door.sock)
+
+    def abandon(self) -> None:
+        """The loop closes."""
+        self._closing = True
+        for door in tuple(self._doors):
+            self.lose(door)
+
+    def callback_failed(self, exc: Exception) -> None:
+        logger.error("%r failed", self, exc_info=exc)
+
+    def __repr__(self) -> str:
+        where = ", ".join(map(address_text, self._addresses))
+        return f"<Listener {where}{' closing' if self._closing else ''} connections={self._connections}>"

@@ -1,0 +1,344 @@
+"""The loop: one turn after another, in a fixed order, and user code called from one place.
+
+A turn: send what was gathered; poll (the only place that waits); read the clock once; serve what is ready; fire the
+timers due now; run the calls posted before now; bury the dead. So a descriptor's number is never reused within a turn,
+and a write made anywhere in it leaves before the loop sleeps.
+
+*Ends* are what the loop serves: connections, listeners, connects under way, foreign descriptors, the waker. An end that
+died in a batch is no longer in `ends`, so the rest of the batch passes it by.
+
+An exception that leaves a call made here is its owner's: `owner.callback_failed(exc)` logs it and ends the owner, never
+the loop. KeyboardInterrupt and SystemExit leave `run()`; what was pending stays pending.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import selectors
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from reactor import pollers
+from reactor.errors import Misuse, ReactorClosed
+from reactor.report import Totals
+from reactor.system import System
+from reactor.timers import Handle, TimerHandle, Timers
+from reactor.trace import Observer, both
+from reactor.wakeup import Waker
+
+logger = logging.getLogger("reactor")
+
+# A day, in seconds: the pollers' milliseconds must fit a C int.
+_LONGEST_WAIT = 86400.0
+
+
+class End(Protocol):
+    """Anything with a descriptor that the loop serves."""
+
+    def on_readable(self) -> None:
+        """The descriptor is readable, and nothing else: by far the most common event."""
+
+    def on_events(self, events: int) -> None:
+        """Any other combination of events."""
+
+    def callback_failed(self, exc: Exception) -> None:
+        """A call made for this end raised: log it, and end what must be ended."""
+
+    def displaced(self) -> None:
+        """The descriptor was closed by somebody else, and means something else now, or nothing."""
+
+    def abandon(self) -> None:
+        """The loop closes: end at once."""
+
+
+class Mortal(Protocol):
+    """An end that must be buried at the end of its last turn."""
+
+    def bury(self) -> None:
+        """Release the descriptor and tell who must be told."""
+
+    def callback_failed(self, exc: Exception) -> None: ...
+
+
+class Gatherer(Protocol):
+    """An end that has gathered output in this turn."""
+
+    def flush(self) -> None:
+        """Give the kernel what it takes."""
+
+    def callback_failed(self, exc: Exception) -> None: ...
+
+
+class Starved(Protocol):
+    """A listener that waits for a descriptor to be freed."""
+
+    def descriptor_freed(self) -> None: ...
+    def callback_failed(self, exc: Exception) -> None: ...
+
+
+class Loop:
+    """The turn, and what is asked of it from inside. `Reactor` adds what is asked of it from outside."""
+
+    def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
+        self.system = System() if system is None else system
+        self.poller = self.system.poller(poller)
+        # For the ends, hot: the number of this turn, and the time it woke at.
+        self.turns = 0
+        self.now = self.system.time()
+        self.ends: dict[int, End] = {}
+        self.gathered: list[Gatherer] = []
+        self.dead: deque[Mortal] = deque()
+        self.starved: set[Starved] = set()
+        self.observer: Observer | None = None
+        self.timers = Timers()
+        self.connections_made = 0
+        self.totals = Totals()
+        # What is under way elsewhere and will come back (a connect, a call in a thread): run() waits for it.
+        self.outside: set[object] = set()
+        # Every connection is to be asked to end: those there are, and those that still come.
+        self.draining = False
+        self._posted: deque[Handle] = deque()
+        self._turning = False
+        self._stopping = False
+        self._closed = False
+        self.waker = Waker(self.system)
+        self.admit(self.waker.fileno(), self.waker)
+        self.poller.register(self.waker.fileno(), pollers.READ)
+
+    # Running
+
+    def run(self) -> None:
+        """Turns until `stop()`, or until nothing is left that could ever wake it.
+
+        What could: an end (connection, listener, connect under way, watched descriptor), a timer, a posted call, a
+        thread's result. May be called again afterwards. Raises Misuse inside a turn, ReactorClosed after `close()`.
+        """
+        self._check_can_turn("run()")
+        try:
+            while not self._stopping and self._has_work():
+                self._turn(None)
+        finally:
+            self._stopping = False
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """One turn, which waits at most `timeout` seconds (None: until something happens; 0: not at all).
+
+        For a host that lends its own loop: call `run_once(0)` when `fileno()` is readable or `timeout()` has passed.
+        """
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"run_once() waits for zero or more seconds, not {timeout!r}")
+        self._check_can_turn("run_once()")
+        self._turn(timeout)
+
+    def stop(self) -> None:
+        """`run()` returns after this turn; called between runs, the next one returns at once. Nothing is ended."""
+        self._stopping = True
+        self.nudge()
+
+    def _turn(self, timeout: float | None) -> None:
+        self._turning = True
+        try:
+            self._send_gathered()
+            ready = self.poller.poll(self._patience(timeout))
+            self.now = self.system.time()
+            self.turns += 1
+            self._serve(ready)
+            self._fire_timers()
+            self._run_posted()
+            self._bury()
+        finally:
+            self._turning = False
+
+    def _send_gathered(self) -> None:
+        # One may be added while they are served, by pause_writing, which comes at most once for each.
+        while self.gathered:
+            end = self.gathered.pop()
+            self._call(end, end.flush)
+
+    def _serve(self, ready: list[tuple[int, int]]) -> None:
+        ends, readable = self.ends, pollers.READ
+        for fd, events in ready:
+            end = ends.get(fd)
+            if end is None:
+                continue
+            try:  # `_call`, written out: this is the hot path
+                if events == readable:
+                    end.on_readable()
+                else:
+                    end.on_events(events)
+            except Exception as exc:
+                end.callback_failed(exc)
+
+    def _fire_timers(self) -> None:
+        # No more than there are now: one that sets itself anew for the past has its turn in the next.
+        for _ in range(len(self.timers)):
+            handle = self.timers.pop_due(self.now)
+            if handle is None:
+                return
+            self._call(handle.owner, handle.run)
+
+    def _run_posted(self) -> None:
+        for _ in range(len(self._posted)):
+            handle = self._posted.popleft()
+            self._call(handle.owner, handle.run)
+
+    def _bury(self) -> None:
+        if not self.dead:
+            return
+        while self.dead:
+            end = self.dead.popleft()
+            self._call(end, end.bury)
+        for starved in tuple(self.starved):
+            self._call(starved, starved.descriptor_freed)
+
+    def _call(self, owner: Any, function: Callable[..., object]) -> None:
+        """The one door to user code."""
+        try:
+            function()
+        except Exception as exc:
+            owner.callback_failed(exc)
+
+    def _patience(self, timeout: float | None) -> float | None:
+        """How long this turn may wait."""
+        if self._posted or self.gathered or self.dead:
+            return 0
+        deadline = self.timers.next_deadline()
+        if deadline is None:
+            return timeout
+        wait = min(max(0.0, deadline - self.system.time()), _LONGEST_WAIT)
+        return wait if timeout is None else min(wait, timeout)
+
+    def _has_work(self) -> bool:
+        # The waker alone is no reason to wait.
+        return bool(len(self.ends) > 1 or self.timers or self._posted or self.gathered or self.dead or self.outside)
+
+    def _check_can_turn(self, what: str) -> None:
+        self.check_open(what)
+        self.check_not_turning(what)
+
+    # Calling
+
+    def time(self) -> float:
+        """Seconds on the clock that `call_at` means: it never goes back, and has no date."""
+        return self.system.time()
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """Calls it in this turn or the next, in the order of asking. Only from the loop's thread."""
+        return self.post(self, callback, *args)
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """Calls it once, `delay` seconds from now, never earlier."""
+        return self.call_at(self.system.time() + delay, callback, *args)
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """Calls it once, when `time()` has reached `when`."""
+        self.check_open("call_at()")
+        if not -math.inf < when < math.inf:
+            raise ValueError(f"a call can be made at a time that comes, not at {when!r}")
+        handle = self.timers.add(when, self, callback, *args)
+        self.nudge()
+        return handle
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """`call_soon` from any thread. Calls of one thread are made in its order."""
+        self.check_open("call_soon_threadsafe()")
+        handle = Handle(self, callback, args)
+        self._posted.append(handle)
+        self.waker.wake()
+        return handle
+
+    def call_from_thread(self, callback: Callable[..., object], *args: Any) -> None:
+        """The same for an answer that may come too late: a closed reactor does not want it any more."""
+        self._posted.append(Handle(self, callback, args))
+        self.waker.wake()
+
+    # For the ends
+
+    def post(self, owner: Any, callback: Callable[..., object], *args: Any) -> Handle:
+        """`call_soon` for somebody who is told of an exception."""
+        self.check_open("call_soon()")
+        handle = Handle(owner, callback, args)
+        self._posted.append(handle)
+        self.nudge()
+        return handle
+
+    def nudge(self) -> None:
+        """A host that lends its loop must learn that there is work, when it arose between turns."""
+        if not self._turning:
+            self.waker.wake()
+
+    def gather(self, end: Gatherer) -> None:
+        """`end.flush()` is called before the loop sleeps."""
+        self.gathered.append(end)
+        self.nudge()
+
+    def admit(self, fd: int, end: End) -> None:
+        """Counts `end` among the ends, under its descriptor."""
+        there = self.ends.get(fd)
+        if there is not None:
+            there.displaced()  # the kernel gave the number away anew, so that descriptor was closed by somebody
+        self.ends[fd] = end
+
+    def dismiss(self, fd: int, registered: bool) -> None:
+        """Forgets the end of this descriptor, also for the rest of this batch."""
+        del self.ends[fd]
+        if registered:
+            self.poller.unregister(fd)
+
+    def doom(self, end: Mortal) -> None:
+        """`end.bury()` is called at the end of the turn."""
+        self.dead.append(end)
+        self.nudge()
+
+    def check_not_turning(self, what: str) -> None:
+        if self._turning:
+            raise Misuse(f"{what} refused: {self!r} is in the middle of a turn")
+
+    def check_open(self, what: str) -> None:
+        if self._closed:
+            raise ReactorClosed(f"{what} refused: {self!r} is closed")
+
+    def callback_failed(self, exc: Exception) -> None:
+        """A call that belongs to no end raised."""
+        logger.error("a callback of %r failed", self, exc_info=exc)
+
+    # Looking, embedding, closing
+
+    def observe(self, observer: Observer) -> None:
+        """Tells `observer` what happens to every connection that begins from now on (`reactor.trace`)."""
+        self.observer = observer if self.observer is None else both(self.observer, observer)
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when there is something to serve. OSError with poll and select."""
+        return self.poller.fileno()
+
+    def timeout(self) -> float | None:
+        """Seconds until `run_once(0)` is needed even if `fileno()` stays silent; None: never."""
+        return self._patience(None)
+
+    def close(self) -> None:
+        """Ends everything now: connections are reset and told so, listeners closed, calls and timers dropped.
+
+        Call `drain` first for an end in order. May be called twice, not inside a turn.
+        """
+        if self._closed:
+            return
+        self.check_not_turning("close()")
+        self._closed = True
+        for end in tuple(self.ends.values()):
+            if end is not self.waker:
+                self._call(end, end.abandon)
+        self._bury()
+        self._posted.clear()
+        self.gathered.clear()
+        self.timers = Timers()
+        self.system.close_threads()
+        self.dismiss(self.waker.fileno(), registered=True)
+        self.waker.abandon()
+        self.poller.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"turns={self.turns} ends={len(self.ends) - 1} timers={len(self.timers)}"
+        return f"<{type(self).__name__} {state}>"

@@ -1,0 +1,143 @@
+"""What can be chosen, one frozen record per concern, each value checked where it is made.
+
+A reactor's `listen` and `connect` take an `Options`. Every default is a constant that carries its argument. Times are
+in seconds, sizes in bytes. `attrs.evolve(options, linger=False)` makes a variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+KiB = 1024
+MiB = 1024 * KiB
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _checked(what: str, good: Callable[[Any], bool]) -> Callable[[object, attrs.Attribute[Any], Any], None]:
+    def check(record: object, attribute: attrs.Attribute[Any], value: Any) -> None:
+        if not good(value):
+            raise ValueError(f"{type(record).__name__}.{attribute.name} must be {what}, not {value!r}")
+
+    return check
+
+
+_positive = _checked("a positive number", lambda value: _number(value) and 0 < value < float("inf"))
+_not_negative = _checked("zero or a positive number", lambda value: _number(value) and 0 <= value < float("inf"))
+_count = _checked("a positive whole number", lambda value: type(value) is int and value > 0)
+_bytes = _checked("a whole number of bytes, zero or more", lambda value: type(value) is int and value >= 0)
+_yes_or_no = _checked("True or False", lambda value: type(value) is bool)
+
+
+@attrs.frozen(kw_only=True)
+class Watermarks:
+    """When a protocol is told to pause and to resume writing: above `high`, and again at or below `low`."""
+
+    # asyncio's numbers, which people know: enough to fill a fast link's window, little enough for 10,000 connections.
+    high: int = attrs.field(default=64 * KiB, validator=_bytes)
+    low: int = attrs.field(validator=_bytes)
+
+    @low.default
+    def _quarter(self) -> int:
+        return self.high // 4 if type(self.high) is int else 0
+
+    @low.validator
+    def _ordered(self, attribute: attrs.Attribute[int], value: int) -> None:
+        if value > self.high:
+            raise ValueError(f"Watermarks.low ({value!r}) must not be above Watermarks.high ({self.high!r})")
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """How much of anything there may be. The budgets keep one busy connection from starving the others."""
+
+    # One read per connection and turn. 64 KiB takes what a fast sender delivers between two turns of a busy loop, and
+    # stays below the size from which glibc maps and unmaps memory for each buffer (128 KiB).
+    read_bytes: int = attrs.field(default=64 * KiB, validator=_count)
+    # One send(2) of this much per flush and step: below the usual send buffer, so that a step seldom falls short.
+    send_bytes: int = attrs.field(default=256 * KiB, validator=_count)
+    # Steps of one flush before the other connections have their turn: 4 MiB, a few milliseconds of copying.
+    sends_per_flush: int = attrs.field(default=16, validator=_count)
+    # Connections taken in one turn: a burst is served in few turns, and 64 accepts cost well under a millisecond.
+    accepts_per_turn: int = attrs.field(default=64, validator=_count)
+    # The kernel cuts this to its own limit (Linux: net.core.somaxconn, 4096), where a burst belongs.
+    backlog: int = attrs.field(default=4096, validator=_count)
+    # Bytes that may wait for one peer: far above any watermark, so that only a protocol which ignores pause_writing
+    # meets it; low enough that one stalled peer cannot take the machine.
+    queue_bytes: int = attrs.field(default=256 * MiB, validator=_count)
+    # Bytes read and dropped after our FIN, so that an upload in progress does not turn our last reply into a reset.
+    # A peer that sends more than this after the reply is not going to read it.
+    linger_bytes: int = attrs.field(default=256 * MiB, validator=_count)
+    # Connections of one listener at a time; the others wait in the kernel's queue. None: as many as descriptors allow.
+    connections: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+
+
+@attrs.frozen(kw_only=True)
+class Deadlines:
+    """How long each wait may last. Whatever waits without one, waits for the application."""
+
+    # Nothing received and nothing sent for so long: closed in order. None, as in asyncio: silence alone is no fault.
+    idle: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    # After our output has ended: how long the peer may take nothing. Progress starts it anew, so a slow reader is
+    # served to the end; a zero-window peer could otherwise hold us for ever (RFC 9293, MUST-37). 30 s outlives a
+    # retransmission back-off of several losses in a row.
+    flush: float = attrs.field(default=30.0, validator=_positive)
+    # An absolute bound on that flush, for those who must bound it even against a peer that progresses. None: none.
+    flush_total: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    # After our FIN, with everything acknowledged and nothing heard for so long, the end is certain enough: a second
+    # lets the peer's program read what its TCP has acknowledged before a late byte of its own could meet a reset.
+    linger_grace: float = attrs.field(default=1.0, validator=_not_negative)
+    # After our FIN: silence (nothing heard, nothing more acknowledged), and all in all. nginx's numbers: long enough
+    # for a slow line, short enough that lingering connections do not pile up.
+    linger_silence: float = attrs.field(default=5.0, validator=_positive)
+    linger_total: float = attrs.field(default=30.0, validator=_positive)
+    # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux
+    # 127 s of SYN retries for each address) is longer than anybody waits.
+    connect: float = attrs.field(default=30.0, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Keepalive:
+    """TCP probes on a silent connection (tcp(7)): the first after `idle`, then every `interval`, dead after `count`."""
+
+    # A dead peer is found within 60 + 5 * 10 s, and a NAT's shortest usual memory (some minutes) is never reached.
+    idle: int = attrs.field(default=60, validator=_count)
+    interval: int = attrs.field(default=10, validator=_count)
+    count: int = attrs.field(default=5, validator=_count)
+
+
+@attrs.frozen(kw_only=True)
+class Sockets:
+    """What is asked of the kernel for each TCP socket. Accepted sockets inherit it from their listener's."""
+
+    # Writes of a turn are gathered here, so Nagle's algorithm would only add a delay to the last one.
+    nodelay: bool = attrs.field(default=True, validator=_yes_or_no)
+    # None: no probes. An idle deadline finds a dead peer as well, and costs no packets.
+    keepalive: Keepalive | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Keepalive))
+    )
+    # TCP_USER_TIMEOUT (RFC 5482), seconds that sent data may stay unacknowledged. None: the kernel's (15 minutes).
+    user_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    # Kernel buffer sizes, SO_SNDBUF and SO_RCVBUF. None: the kernel tunes them, which is nearly always best.
+    send_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    receive_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """Everything that can be chosen for the connections of one `listen` or `connect`."""
+
+    watermarks: Watermarks = attrs.field(factory=Watermarks, validator=attrs.validators.instance_of(Watermarks))
+    limits: Limits = attrs.field(factory=Limits, validator=attrs.validators.instance_of(Limits))
+    deadlines: Deadlines = attrs.field(factory=Deadlines, validator=attrs.validators.instance_of(Deadlines))
+    sockets: Sockets = attrs.field(factory=Sockets, validator=attrs.validators.instance_of(Sockets))
+    # Off: the descriptor is closed right after our FIN. A late byte from the peer then destroys what it has not read.
+    linger: bool = attrs.field(default=True, validator=_yes_or_no)
+
+
+DEFAULTS = Options()

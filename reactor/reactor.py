@@ -1,0 +1,310 @@
+"""`Reactor`: the loop, and what is asked of it from outside: listen, connect, watch, signals, threads, drain."""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reactor.connection import Connection
+from reactor.connector import Connector
+from reactor.descriptor import Descriptor
+from reactor.errors import Aborted, Misuse
+from reactor.listener import Door, Listener
+from reactor.loop import Loop
+from reactor.options import DEFAULTS, Options
+from reactor.pollers import READ, WRITE
+from reactor.report import DrainSummary, Statistics, Totals
+from reactor.signals import Signals
+from reactor.system import System, check_port
+from reactor.timers import Handle, TimerHandle
+
+if TYPE_CHECKING:
+    import socket
+    from concurrent.futures import Future
+
+logger = logging.getLogger("reactor")
+
+
+class Reactor(Loop):
+    """A single-threaded event loop whose connections end well. A context manager: leaving it closes everything.
+
+    `poller` is `"epoll"`, `"kqueue"`, `"poll"` or `"select"`, or a `selectors.BaseSelector`; by default what the
+    environment's REACTOR_POLLER names, else the platform's best. ValueError when there is none of that name.
+    `system` is the operating system to run on: the machine's own, unless a simulated one is given.
+
+    Only `call_soon_threadsafe` and `stop` of a posted call may be used from other threads.
+    """
+
+    def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
+        super().__init__(poller=poller, system=system)
+        self._signals = Signals(self)
+        self._drain: DrainSummary | None = None
+        self._drain_cuts: list[TimerHandle] = []
+        self._before_drain: tuple[float, Totals] = (self.now, self.totals)
+
+    def __enter__(self) -> Reactor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # Ends
+
+    def listen(
+        self,
+        factory: Callable[[], Any],
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
+        options: Options = DEFAULTS,
+    ) -> Listener:
+        """Serves whoever connects: `factory()` makes a protocol for each. Exactly one of port, path, sock.
+
+        A host name listens on each of its addresses, no host on all of the machine (v4 and v6); port 0 picks one free
+        port for all of them, and `Listener.addresses` tells it. `path` is a Unix socket's; what a dead server left
+        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. OSError, naming
+        what was asked for, when it cannot be had; ValueError for what cannot be meant.
+        """
+        self.check_open("listen()")
+        _check_target("listen()", host, port, path, sock)
+        _check_options(options)
+        if sock is not None:
+            sockets = self.system.listen_given(sock, options)
+        elif path is not None:
+            sockets = self.system.listen_unix(path, options)
+        else:
+            assert port is not None
+            sockets = self.system.listen_tcp(host, port, options)
+        return Listener(self, sockets, factory, options)
+
+    def connect(
+        self,
+        factory: Callable[[], Any],
+        host: str | None = None,
+        port: int | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
+        options: Options = DEFAULTS,
+    ) -> Connector:
+        """Connects, and calls `factory()` for the protocol when that is decided. Exactly one of port, path, sock.
+
+        The protocol is told `connection_made`, or `connection_failed` with every address's error, within
+        `Deadlines.connect` seconds; nothing comes after `cancel()` on what this returns. `sock` is connected already
+        (a socketpair's end, say), and belongs to the reactor from now on. ValueError for what cannot be meant.
+        """
+        self.check_open("connect()")
+        _check_target("connect()", host, port, path, sock)
+        _check_options(options)
+        if sock is not None:
+            adopted = self.system.adopt(sock)
+            address = sock.getpeername()
+            connector = Connector(self, repr(sock), factory, options)
+            connector.adopt(adopted, address)
+        elif path is not None:
+            unix = self.system.unix_address(path)
+            connector = Connector(self, str(unix), factory, options)
+            connector.begin([unix])
+        else:
+            host, port = host or "localhost", check_port(port)
+            connector = Connector(self, f"{host}:{port}", factory, options)
+            connector.resolve(host, port)
+        return connector
+
+    # Foreign descriptors
+
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """Calls it in each turn in which `fd` (a number, or something with `fileno()`) is readable or broken.
+
+        Replaces the call it had. The descriptor stays yours: remove it before you close it. OSError for what cannot be
+        polled (a regular file, with epoll); Misuse for one that belongs to the reactor.
+        """
+        self._watch_side(fd, READ, Handle(self, callback, args))
+
+    def remove_reader(self, fd: Any) -> bool:
+        """No more calls for reading; False when there were none."""
+        return self._unwatch_side(fd, READ)
+
+    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+        """As `add_reader`, for when `fd` is writable."""
+        self._watch_side(fd, WRITE, Handle(self, callback, args))
+
+    def remove_writer(self, fd: Any) -> bool:
+        """No more calls for writing; False when there were none."""
+        return self._unwatch_side(fd, WRITE)
+
+    def _watch_side(self, fd: Any, bit: int, handle: Handle) -> None:
+        self.check_open("watching a descriptor")
+        number = _descriptor_number(fd)
+        end = self.ends.get(number)
+        if end is None:
+            end = Descriptor(self, number)
+        elif not isinstance(end, Descriptor):
+            raise Misuse(f"descriptor {number} cannot be watched: it belongs to {end!r}")
+        end.watch(bit, handle)
+
+    def _unwatch_side(self, fd: Any, bit: int) -> bool:
+        end = self.ends.get(_descriptor_number(fd))
+        if not isinstance(end, Descriptor) or not end.watches(bit):
+            return False
+        end.watch(bit, None)
+        return True
+
+    # Signals and threads
+
+    def add_signal_handler(self, number: int, callback: Callable[..., object], *args: Any) -> None:
+        """Calls it in the loop when the signal arrives; replaces the call it had. ValueError but in the main thread."""
+        self.check_open("add_signal_handler()")
+        self._signals.add(number, callback, args)
+
+    def remove_signal_handler(self, number: int) -> bool:
+        """What handled the signal before handles it again; False when there was no call."""
+        return self._signals.remove(number)
+
+    def run_in_thread(
+        self, function: Callable[..., Any], *args: Any, done: Callable[[Future[Any]], object] | None = None
+    ) -> Future[Any]:
+        """Runs what blocks in a thread; then calls `done(future)` in the loop, with its result or exception in it.
+
+        Without `done`, an exception is logged. `run()` waits for it. `close()` cancels what has not begun, and calls no
+        `done` any more.
+        """
+        self.check_open("run_in_thread()")
+        future = self.system.submit(function, *args)
+        self.outside.add(future)
+        future.add_done_callback(lambda ended: self.call_from_thread(self._came_back, ended, done))
+        return future
+
+    def _came_back(self, future: Future[Any], done: Callable[[Future[Any]], object] | None) -> None:
+        self.outside.discard(future)
+        if done is not None:
+            done(future)
+        elif not future.cancelled() and future.exception() is not None:
+            logger.error("a call in a thread failed", exc_info=future.exception())
+
+    # The end
+
+    def drain(self, deadline: float) -> DrainSummary:
+        """Ends in order, within `deadline` seconds: lets in who waits, closes the listeners, asks every protocol to end
+        (`draining`), and at the deadline resets what is left.
+
+        `run()` returns when no connection is left. Called outside a turn, this runs the loop itself until then; called
+        inside one (from any callback), it only begins. Either way it returns the summary, which is complete when it
+        says `finished`. Again: the earlier deadline holds.
+        """
+        if not deadline >= 0:
+            raise ValueError(f"drain() takes zero or more seconds, not {deadline!r}")
+        self.check_open("drain()")
+        if self._drain is None:
+            self._drain = DrainSummary()
+            self._before_drain = (self.time(), self.totals.copy())
+            self.draining = True
+            for listener in self.listeners:
+                listener.close()
+            for connection in self.connections:
+                self.post(connection, connection.drain)
+        self._drain_cuts.append(self.call_later(deadline, self._cut_drain))
+        if not self._turning:
+            self.run()
+        return self._drain
+
+    def _cut_drain(self) -> None:
+        for listener in self.listeners:
+            listener.abandon()
+        late = Aborted("the drain's deadline had passed")
+        for connection in self.connections:
+            connection.cut(late)
+        for connector in self.connectors:
+            connector.fail(late)
+
+    def drain_on_signals(self, deadline: float) -> None:
+        """SIGTERM and SIGINT drain; a second one ends it at once. ValueError outside the main thread."""
+        for number in self.system.stop_signals():
+            self.add_signal_handler(number, self._stop_signal, deadline)
+
+    def _stop_signal(self, deadline: float) -> None:
+        if self._drain is None:
+            logger.info("a signal asks to end: draining, for %s s at most", deadline)
+            self.drain(deadline)
+        else:
+            logger.warning("a second signal: ending at once")
+            self._cut_drain()
+
+    def _has_work(self) -> bool:
+        if self._drain is None:
+            return super()._has_work()
+        if self._posted or self.dead or self.connectors:
+            return True
+        if any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
+            return True
+        if not self._drain.finished:
+            began, before = self._before_drain
+            self._drain.ended = self.totals.since(before)
+            self._drain.seconds = self.time() - began
+            self._drain.finished = True
+            for cut in self._drain_cuts:
+                cut.cancel()
+        return False
+
+    def close(self) -> None:
+        """Ends everything now: connections are reset and told so, listeners closed, calls and timers dropped.
+
+        For an end in order, `drain` first. May be called twice; Misuse inside a turn.
+        """
+        self.check_not_turning("close()")
+        self._signals.close()
+        super().close()
+
+    # Looking
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """The connections that have not ended."""
+        return tuple(end for end in self.ends.values() if isinstance(end, Connection))
+
+    @property
+    def listeners(self) -> tuple[Listener, ...]:
+        """The listeners that have not ended."""
+        return tuple(dict.fromkeys(end.listener for end in self.ends.values() if isinstance(end, Door)))
+
+    @property
+    def connectors(self) -> tuple[Connector, ...]:
+        """The connects that are under way."""
+        return tuple(one for one in self.outside if isinstance(one, Connector))
+
+    def statistics(self) -> Statistics:
+        """Numbers, for logs and monitors."""
+        return Statistics(
+            turns=self.turns,
+            connections=len(self.connections),
+            listeners=len(self.listeners),
+            timers=len(self.timers),
+            ended=self.totals.copy(),
+        )
+
+
+def _check_target(what: str, host: object, port: object, path: object, sock: object) -> None:
+    given = [name for name, value in (("port", port), ("path", path), ("sock", sock)) if value is not None]
+    if len(given) != 1:
+        raise ValueError(
+            f"{what} takes exactly one of port, path and sock, not {' and '.join(given) or 'none of them'}"
+        )
+    if host is not None and port is None:
+        raise ValueError(f"{what} takes a host only together with a port")
+
+
+def _check_options(options: object) -> None:
+    if not isinstance(options, Options):
+        raise TypeError(f"options must be a reactor.Options, not {options!r}")
+
+
+def _descriptor_number(fd: Any) -> int:
+    number = fd if isinstance(fd, int) else fd.fileno()
+    if number < 0:
+        raise ValueError(f"{fd!r} is closed: it has no descriptor")
+    return int(number)

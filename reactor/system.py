@@ -1,0 +1,447 @@
+"""Everything the reactor asks of the operating system stands here (and in `pollers`), and nothing else asks it.
+
+Above this room no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
+system with the same methods runs the same loop and connections.
+
+What platforms do differently is decided here, once: what the kernel tells of acknowledged bytes, how a connection is
+reset, which socket options exist.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import signal
+import socket
+import stat
+import struct
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import attrs
+
+from reactor import options as opt
+from reactor import pollers
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
+
+SocketAddress: TypeAlias = Any
+
+_LINUX = sys.platform == "linux"
+# sockios.h: bytes in the send queue that the peer's TCP has not acknowledged, our FIN counted as one.
+_SIOCOUTQ = 0x5411
+# Not in every Python's socket module: tcp(7), the states of net/tcp_states.h.
+_TCP_INFO = getattr(socket, "TCP_INFO", 11)
+_TCP_STATES = (
+    "?",
+    "ESTABLISHED",
+    "SYN-SENT",
+    "SYN-RECEIVED",
+    "FIN-WAIT-1",
+    "FIN-WAIT-2",
+    "TIME-WAIT",
+    "CLOSED",
+    "CLOSE-WAIT",
+    "LAST-ACK",
+    "LISTEN",
+    "CLOSING",
+)
+# SO_LINGER on, zero seconds: close sends RST (socket(7), RFC 9293 3.10.4 ABORT).
+_RESET = struct.pack("ii", 1, 0)
+# sd_listen_fds(3): the first descriptor that is passed.
+_LISTEN_FDS_START = 3
+# Ports tried so that every address of a name gets the same free one.
+_SAME_PORT_TRIES = 16
+
+
+class Socket(Protocol):
+    """What is asked of a stream socket. It never blocks."""
+
+    @property
+    def family(self) -> int: ...
+    def fileno(self) -> int: ...
+    def recv(self, bufsize: int, /) -> bytes: ...
+    def send(self, data: Any, /) -> int: ...
+    def sendmsg(self, buffers: Iterable[Any], /) -> int: ...
+    def getsockname(self) -> SocketAddress: ...
+    def getpeername(self) -> SocketAddress: ...
+    def close(self) -> None: ...
+
+
+@attrs.frozen
+class Address:
+    """Where to listen or to connect: a family and what the kernel takes for it."""
+
+    family: int
+    sockaddr: SocketAddress
+
+    def __str__(self) -> str:
+        return address_text(self.sockaddr)
+
+
+def address_text(sockaddr: SocketAddress) -> str:
+    """An address as people write it: 127.0.0.1:80, [::1]:80, /run/socket, @abstract, or `unnamed`."""
+    if isinstance(sockaddr, tuple):
+        host, port = sockaddr[:2]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    if isinstance(sockaddr, bytes):
+        sockaddr = "@" + sockaddr.lstrip(b"\0").decode("utf-8", "backslashreplace") if sockaddr else ""
+    return str(sockaddr) or "unnamed"
+
+
+def check_port(port: object) -> int:
+    """A TCP port; ValueError otherwise."""
+    if type(port) is not int or not 0 <= port <= 65535:
+        raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
+    return port
+
+
+class System:
+    """The machine's own kernel."""
+
+    def __init__(self) -> None:
+        self._executor: Executor | None = None
+        # Path -> (device, inode) of the socket files made here.
+        self._socket_files: dict[str, tuple[int, int]] = {}
+
+    # Time, pollers, wake-ups
+
+    def time(self) -> float:
+        """Seconds on a clock that never goes back."""
+        return time.monotonic()
+
+    def poller(self, kind: str | selectors.BaseSelector | None) -> pollers.Poller:
+        """The poller asked for, else the one that REACTOR_POLLER names, else the best there is."""
+        return pollers.make_poller(kind if kind is not None else os.environ.get("REACTOR_POLLER") or None)
+
+    def pair(self) -> tuple[Socket, Socket]:
+        """Two connected sockets, by which other threads and signal handlers wake the loop."""
+        ends = socket.socketpair()
+        for end in ends:
+            end.setblocking(False)
+        return ends
+
+    # Listening
+
+    def listen_tcp(self, host: str | None, port: int, options: opt.Options) -> list[Socket]:
+        """A listening socket for each address of `host`, all on one port. No host: every address, v4 and v6.
+
+        OSError, naming the address, when one cannot be had; none is left open then.
+        """
+        check_port(port)
+        for attempt in range(_SAME_PORT_TRIES):
+            sockets: list[Socket] = []
+            try:
+                for address in self._passive_addresses(host, port):
+                    if sockets and port == 0:
+                        address = _with_port(address, sockets[0].getsockname()[1])
+                    sockets.append(self._listen_at(address, options, dual_stack=host is None))
+            except OSError as exc:
+                for sock in sockets:
+                    sock.close()
+                # The free port that one address got may be taken on the next; ask for another.
+                again = port == 0 and sockets and exc.errno == errno.EADDRINUSE and attempt < _SAME_PORT_TRIES - 1
+                if not again:
+                    raise
+            else:
+                return sockets
+        raise AssertionError("the last try either returns or raises")
+
+    def _passive_addresses(self, host: str | None, port: int) -> list[Address]:
+        if host is None or host == "":
+            if socket.has_dualstack_ipv6():
+                return [Address(socket.AF_INET6, ("::", port, 0, 0))]
+            return [Address(socket.AF_INET, ("0.0.0.0", port))]
+        return self.resolve(host, port)
+
+    def _listen_at(self, address: Address, options: opt.Options, dual_stack: bool) -> Socket:
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if address.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
+            self._set_options(sock, options.sockets)
+            sock.bind(address.sockaddr)
+            sock.listen(options.limits.backlog)
+        except OSError as exc:
+            sock.close()
+            raise _named(exc, f"cannot listen on {address}") from exc
+        return sock
+
+    def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
+        """A listening Unix socket. A file left behind by a dead server is replaced; a live one is EADDRINUSE."""
+        path = os.fspath(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            try:
+                sock.bind(path)
+            except OSError as exc:
+                if exc.errno != errno.EADDRINUSE or not _is_stale_socket(path):
+                    raise
+                os.unlink(path)
+                sock.bind(path)
+            sock.listen(options.limits.backlog)
+            if path and not path.startswith("\0"):
+                made = os.stat(path)
+                self._socket_files[path] = (made.st_dev, made.st_ino)
+        except OSError as exc:
+            sock.close()
+            raise _named(exc, f"cannot listen on {path!r}") from exc
+        return [sock]
+
+    def listen_given(self, sock: socket.socket, options: opt.Options) -> list[Socket]:
+        """A socket made elsewhere; it is bound already, and listens from now on if it did not."""
+        try:
+            if sock.type != socket.SOCK_STREAM:
+                raise OSError(errno.EINVAL, "it is not a stream socket")
+            sock.setblocking(False)
+            if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                sock.listen(options.limits.backlog)
+            self._set_options(sock, options.sockets)
+        except OSError as exc:
+            raise _named(exc, f"cannot listen on {sock!r}") from exc
+        return [sock]
+
+    def listen_fds(self) -> list[tuple[str, socket.socket]]:
+        """The sockets a service manager passed to this process, with their names (sd_listen_fds(3)); often none."""
+        if os.environ.get("LISTEN_PID") != str(os.getpid()):
+            return []
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+        passed = []
+        for index in range(count):
+            fd = _LISTEN_FDS_START + index
+            os.set_inheritable(fd, False)
+            name = names[index] if index < len(names) and names[index] else "unknown"
+            passed.append((name, socket.socket(fileno=fd)))
+        return passed
+
+    def close_listening(self, sock: Socket) -> None:
+        """Closes it; removes the socket file if it is still the one made here."""
+        path = sock.getsockname() if sock.family == socket.AF_UNIX and sock.fileno() >= 0 else None
+        sock.close()
+        made = self._socket_files.pop(path, None) if isinstance(path, str) else None
+        if made is None or path is None:
+            return
+        try:
+            there = os.stat(path)
+            if (there.st_dev, there.st_ino) == made:
+                os.unlink(path)
+        except OSError:
+            pass  # somebody else removed it: what we wanted
+
+    def accept(self, listening: Socket) -> tuple[Socket, SocketAddress]:
+        """The next connection; the OSErrors of accept(2). Options are inherited from the listening socket."""
+        sock, address = listening.accept()  # type: ignore[attr-defined]
+        sock.setblocking(False)
+        return sock, address
+
+    # Connecting
+
+    def resolve(self, host: str, port: int) -> list[Address]:
+        """The stream addresses of a name, in the order of RFC 6724. May block: call it from a thread."""
+        check_port(port)
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except socket.gaierror as exc:
+            raise OSError(exc.errno, f"cannot resolve {host!r}: {exc.strerror}") from exc
+        except UnicodeError as exc:
+            raise OSError(errno.EINVAL, f"cannot resolve {host!r}: {exc}") from exc
+        return list(dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in found))
+
+    def resolve_numeric(self, host: str, port: int) -> list[Address] | None:
+        """The same without asking anybody, for a host that is an address; None for a name."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+        except (OSError, UnicodeError):
+            return None
+        return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+    def unix_address(self, path: str | os.PathLike[str]) -> Address:
+        return Address(socket.AF_UNIX, os.fspath(path))
+
+    def start_connect(self, address: Address, options: opt.Options) -> Socket:
+        """A socket whose connect is under way: it becomes writable when there is an answer, see `finish_connect`."""
+        sock = socket.socket(address.family, socket.SOCK_STREAM)
+        try:
+            sock.setblocking(False)
+            if address.family != socket.AF_UNIX:
+                self._set_options(sock, options.sockets)
+            sock.connect(address.sockaddr)
+        except BlockingIOError as exc:
+            # A Unix socket with a full backlog says EAGAIN: no connect is under way, and none can be waited for.
+            if exc.errno == errno.EAGAIN and address.family == socket.AF_UNIX:
+                sock.close()
+                raise
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def finish_connect(self, sock: Socket) -> None:
+        """Raises what became of the connect, if it did not succeed."""
+        failed = self.error(sock)
+        if failed is not None:
+            raise failed
+        if sock.family != socket.AF_UNIX and sock.getsockname() == sock.getpeername():
+            # A simultaneous open with oneself (RFC 9293, 3.5): a free port picked as the source was the target's.
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself: nobody listens there")
+
+    def adopt(self, sock: socket.socket) -> Socket:
+        """A connected stream socket made elsewhere."""
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"a stream socket is needed, not {sock!r}")
+        sock.setblocking(False)
+        return sock
+
+    def _set_options(self, sock: socket.socket, wanted: opt.Sockets) -> None:
+        if wanted.send_buffer_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted.send_buffer_bytes)
+        if wanted.receive_buffer_bytes is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted.receive_buffer_bytes)
+        if sock.family == socket.AF_UNIX:
+            return
+        if wanted.nodelay:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if wanted.keepalive is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+            if idle is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, idle, wanted.keepalive.idle)
+            if hasattr(socket, "TCP_KEEPINTVL"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, wanted.keepalive.interval)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, wanted.keepalive.count)
+        if wanted.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(wanted.user_timeout * 1000))
+
+    # The end of a connection
+
+    def error(self, sock: Socket) -> OSError | None:
+        """The socket's pending error, which the kernel tells exactly once (SO_ERROR, socket(7))."""
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[attr-defined]
+        return OSError(number, os.strerror(number)) if number else None
+
+    def shutdown_output(self, sock: Socket) -> None:
+        """Sends our FIN behind everything the kernel has accepted (shutdown(2))."""
+        sock.shutdown(socket.SHUT_WR)  # type: ignore[attr-defined]
+
+    def outstanding(self, sock: Socket) -> int | None:
+        """What we sent and the peer's TCP has not acknowledged, our FIN counted as one; None where nobody knows.
+
+        On a Unix socket 0 means that the peer's program has read everything, and no other number means a thing: the
+        kernel counts its own book-keeping with the bytes.
+        """
+        if not _LINUX:
+            return None
+        try:
+            import fcntl
+
+            answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0")
+        except OSError:
+            return None
+        count = int.from_bytes(answer, sys.byteorder)
+        return None if count and sock.family == socket.AF_UNIX else count
+
+    def is_tcp(self, sock: Socket) -> bool:
+        return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+    def tcp_state(self, sock: Socket) -> str | None:
+        """What the kernel calls the state of its side, in RFC 9293's words; None where it does not tell."""
+        if not _LINUX or not self.is_tcp(sock):
+            return None
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return None
+        return _TCP_STATES[info[0]] if info[0] < len(_TCP_STATES) else "?"
+
+    def reset(self, sock: Socket) -> None:
+        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end."""
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
+        except OSError:
+            pass  # already gone: close says no more than that
+        self.close(sock)
+
+    def close(self, sock: Socket) -> None:
+        """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""
+        try:
+            sock.close()
+        except OSError:
+            pass
+
+    def forget(self, sock: Socket) -> None:
+        """Lets go of a descriptor that somebody else closed: its number may be another's by now."""
+        sock.detach()  # type: ignore[attr-defined]
+
+    # Threads and signals
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Runs it in a thread of a pool, made when first needed."""
+        if self._executor is None:
+            from concurrent.futures import ThreadPoolExecutor
+
+            self._executor = ThreadPoolExecutor(thread_name_prefix="reactor")
+        return self._executor.submit(function, *args)
+
+    def close_threads(self) -> None:
+        """What has not begun is cancelled; what runs is not waited for (the interpreter waits when it exits)."""
+        if self._executor is not None:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            self._executor = None
+
+    def wake_on_signals(self, fd: int) -> int:
+        """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before."""
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError("signals can be handled only in the main thread")
+        return signal.set_wakeup_fd(fd, warn_on_full_buffer=False) if fd >= 0 else signal.set_wakeup_fd(fd)
+
+    def catch_signal(self, number: int) -> Any:
+        """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""
+        before = signal.signal(number, _only_wake)
+        # Without this a system call of another library would fail with EINTR.
+        signal.siginterrupt(number, False)
+        return before
+
+    def restore_signal(self, number: int, handler: Any) -> None:
+        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def stop_signals(self) -> tuple[int, ...]:
+        """The signals that ask a server to end."""
+        return (signal.SIGTERM, signal.SIGINT)
+
+
+def _only_wake(number: int, frame: object) -> None:
+    """The interpreter has written the number to the wake-up descriptor; the loop does the rest."""
+
+
+def _with_port(address: Address, port: int) -> Address:
+    host, _, *rest = address.sockaddr
+    return attrs.evolve(address, sockaddr=(host, port, *rest))
+
+
+def _named(exc: OSError, what: str) -> OSError:
+    """The same error, saying what was attempted."""
+    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+
+
+def _is_stale_socket(path: str) -> bool:
+    """A socket file at which nobody listens any more."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            return False
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            probe.connect(path)
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False

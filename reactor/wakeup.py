@@ -1,0 +1,76 @@
+"""How the loop is woken from outside its own turn: by other threads, by signals, by calls made between turns.
+
+A pair of connected sockets: the loop polls one, a waker writes one byte to the other. The interpreter itself writes
+there the number of each signal that arrives (signal.set_wakeup_fd), so signals are served in the loop's own time, like
+everything else. A waker's byte is 0, which no signal has.
+
+Wake-ups are joined: one byte is enough for any number of calls. The flag is cleared before the calls are taken, and set
+after one was added, so none is missed: at worst the loop turns once more than it needed to.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from reactor.pollers import READ
+from reactor.system import System
+
+logger = logging.getLogger("reactor")
+
+# More bytes than signals are ever pending at once; what is left over is read in the next turn.
+_READ_BYTES = 4096
+
+
+class Waker:
+    """One end in the poller, the other in everybody else's hands."""
+
+    def __init__(self, system: System) -> None:
+        self._ours, self._theirs = system.pair()
+        self._woken = False
+        self.on_signal: Callable[[int], None] | None = None
+
+    def fileno(self) -> int:
+        """What the loop polls."""
+        return self._ours.fileno()
+
+    def signal_fileno(self) -> int:
+        """What the interpreter may write signal numbers to."""
+        return self._theirs.fileno()
+
+    def wake(self) -> None:
+        """Makes the present or the next poll return at once. From any thread."""
+        if self._woken:
+            return
+        self._woken = True
+        try:
+            self._theirs.send(b"\0")
+        except OSError:
+            pass  # full, so the loop is awake already; or closed, so there is nobody to wake
+
+    def on_readable(self) -> None:
+        self._woken = False
+        try:
+            numbers = self._ours.recv(_READ_BYTES)
+        except BlockingIOError:
+            return
+        for number in numbers:
+            if number and self.on_signal is not None:
+                self.on_signal(number)
+
+    def on_events(self, events: int) -> None:
+        if events & READ:
+            self.on_readable()
+
+    def callback_failed(self, exc: Exception) -> None:
+        logger.error("a signal could not be served", exc_info=exc)
+
+    def displaced(self) -> None:
+        logger.error("the reactor's own wake-up descriptor was closed by somebody else")
+
+    def abandon(self) -> None:
+        self._ours.close()
+        self._theirs.close()
+
+    def __repr__(self) -> str:
+        return f"<Waker {'woken' if self._woken else 'asleep'}>"
