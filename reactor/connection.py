@@ -376,6 +376,8 @@ class Connection:
 
     def on_events(self, events: int) -> None:
         """Serves any combination of events; READ alone goes to `on_readable` directly."""
+        if self._interest is None:
+            return  # meant for who had this descriptor's number before
         if events & INVALID:
             self.displaced()
             return

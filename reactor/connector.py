@@ -183,6 +183,7 @@ class Connector:
         self.cancel()
 
     def callback_failed(self, exc: Exception) -> None:
+        """A call made for this connect raised: it is logged, and the connect given up."""
         logger.error("%r failed", self, exc_info=exc)
         self.cancel()
 

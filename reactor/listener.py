@@ -247,6 +247,7 @@ class Listener:
             self.lose(door)
 
     def callback_failed(self, exc: Exception) -> None:
+        """A call made for this listener raised: it is logged, and listening goes on."""
         logger.error("%r failed", self, exc_info=exc)
 
     def __repr__(self) -> str:

@@ -72,6 +72,7 @@ class Totals:
     discarded: int = 0
 
     def add(self, report: Report) -> None:
+        """Counts one more connection."""
         self.connections += 1
         if report.reason is None:
             self.ended_in_order += 1

@@ -325,7 +325,10 @@ class System:
 
     def error(self, sock: Socket) -> OSError | None:
         """The socket's pending error, which the kernel tells exactly once (SO_ERROR, socket(7))."""
-        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[attr-defined]
+        try:
+            number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[attr-defined]
+        except OSError as exc:
+            return exc  # not even a socket any more
         return OSError(number, os.strerror(number)) if number else None
 
     def shutdown_output(self, sock: Socket) -> None:
@@ -338,7 +341,7 @@ class System:
         On a Unix socket 0 means that the peer's program has read everything, and no other number means a thing: the
         kernel counts its own book-keeping with the bytes.
         """
-        if not _LINUX:
+        if not _LINUX or sock.fileno() < 0:
             return None
         try:
             import fcntl

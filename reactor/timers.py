@@ -35,6 +35,7 @@ class Handle:
         self._args = ()
 
     def cancelled(self) -> bool:
+        """Whether it was taken back."""
         return self._cancelled
 
     def run(self) -> None:

@@ -27,7 +27,7 @@ class Recorder(Protocol):
     def __init__(self, keep_open: bool = False) -> None:
         self.calls: list[str] = []
         self.data = bytearray()
-        self.lost: Exception | None | str = "not yet"
+        self.lost: Exception | str | None = "not yet"
         self.failed: Exception | None = None
         self.keep_open = keep_open
 

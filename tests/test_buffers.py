@@ -1,0 +1,101 @@
+"""The send queue."""
+
+from __future__ import annotations
+
+import array
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reactor.buffers import CHUNKS_PER_SEND, SendQueue, as_bytes
+
+
+def test_an_empty_queue_holds_nothing():
+    """No container, no size, no head."""
+    queue = SendQueue()
+    assert queue.size == 0
+    assert queue.head(10) == []
+    assert queue.clear() == 0
+
+
+def test_empty_chunks_leave_no_trace():
+    """Nothing to send is nothing queued."""
+    queue = SendQueue()
+    queue.append(b"")
+    assert queue.head(10) == []
+
+
+def test_a_chunk_taken_in_part_leaves_a_view_of_the_rest():
+    """The rest of a chunk is not copied."""
+    queue = SendQueue()
+    data = b"hello world"
+    queue.append(data)
+    queue.advance(6)
+    (rest,) = queue.head(100)
+    assert isinstance(rest, memoryview)
+    assert rest.obj is data
+    assert rest == b"world"
+
+
+def test_the_head_is_bounded_in_bytes_and_in_chunks():
+    """One send is offered about so many bytes, in so many pieces."""
+    queue = SendQueue()
+    queue.append(b"x" * 100)
+    assert [len(chunk) for chunk in queue.head(30)] == [30]
+    queue.append(b"y" * 100)
+    assert [len(chunk) for chunk in queue.head(130)] == [100, 30]
+    queue.clear()
+    for _ in range(CHUNKS_PER_SEND + 1):
+        queue.append(b"z")
+    assert len(queue.head(1 << 20)) == CHUNKS_PER_SEND
+
+
+def test_more_than_is_queued_cannot_be_taken():
+    """A kernel that takes more than it was offered is a bug of ours."""
+    queue = SendQueue()
+    queue.append(b"abc")
+    with pytest.raises(AssertionError):
+        queue.advance(4)
+
+
+@given(
+    st.lists(st.binary(max_size=40), max_size=30),
+    st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=200),
+)
+def test_all_bytes_leave_in_order_however_the_kernel_takes_them(chunks, takes):
+    """Whatever is offered and taken, what left and what is left make up what was queued."""
+    queue = SendQueue()
+    left = bytearray()
+    for chunk in chunks:
+        queue.append(chunk)
+    whole = b"".join(chunks)
+    for limit, share in takes:
+        head = b"".join(queue.head(limit))
+        assert head == whole[len(left) : len(left) + len(head)]
+        assert bool(head) == bool(queue.size)
+        taken = round(len(head) * share)
+        queue.advance(taken)
+        left += head[:taken]
+        assert queue.size == len(whole) - len(left)
+    assert queue.clear() == len(whole) - len(left)
+    assert queue.size == 0
+
+
+def test_bytes_are_kept_and_what_is_mutable_is_copied():
+    """as_bytes copies only what it must."""
+    data = b"abc"
+    assert as_bytes(data) is data
+    mutable = bytearray(b"abc")
+    copied = as_bytes(mutable)
+    mutable[0] = 0
+    assert copied == b"abc"
+    assert as_bytes(memoryview(b"abcdef")[::2]) == b"ace"
+    assert len(as_bytes(array.array("i", [1, 2]))) == 2 * array.array("i").itemsize
+
+
+@pytest.mark.parametrize("what", ["text", 7, None, ["a"]])
+def test_what_is_not_bytes_is_refused_by_name(what):
+    """TypeError says what was given."""
+    with pytest.raises(TypeError, match=type(what).__name__):
+        as_bytes(what)

@@ -1,0 +1,507 @@
+"""The loop: its order, its calls, what wakes it and what keeps it running; on every poller."""
+
+from __future__ import annotations
+
+import os
+import select
+import selectors
+import signal
+import socket
+import threading
+import time
+
+import pytest
+
+from reactor import Misuse, Protocol, Reactor, ReactorClosed
+from reactor.pollers import POLLERS
+from tests.helpers import Recorder, Server, turn_until
+
+
+def test_a_reactor_with_nothing_to_wait_for_returns(reactor):
+    """run() ends when nothing could ever wake it."""
+    reactor.run()
+    assert reactor.turns == 0
+
+
+def test_calls_run_in_order_and_those_posted_meanwhile_in_the_next_turn(reactor):
+    """call_soon never runs a call inside the turn's batch that posted it."""
+    ran = []
+
+    def first():
+        ran.append(("first", reactor.turns))
+        reactor.call_soon(lambda: ran.append(("third", reactor.turns)))
+
+    reactor.call_soon(first)
+    reactor.call_soon(lambda: ran.append(("second", reactor.turns)))
+    reactor.run()
+    (_, turn), *_ = ran
+    assert ran == [("first", turn), ("second", turn), ("third", turn + 1)]
+
+
+def test_a_turn_serves_then_fires_then_calls(reactor):
+    """Ready descriptors come before timers, timers before posted calls."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        order = []
+
+        def read():
+            order.append("ready")
+            reactor.remove_reader(ours)
+
+        reactor.call_soon(order.append, "call")
+        reactor.call_at(reactor.time(), order.append, "timer")
+        reactor.add_reader(ours, read)
+        theirs.send(b"x")
+        reactor.run_once()
+        assert order == ["ready", "timer", "call"]
+
+
+def test_a_cancelled_call_is_not_made(reactor):
+    """Handles can be taken back until they run."""
+    ran = []
+    reactor.call_soon(ran.append, 1).cancel()
+    reactor.call_later(0, ran.append, 2).cancel()
+    handle = reactor.call_soon(ran.append, 3)
+    reactor.run()
+    handle.cancel()
+    assert ran == [3]
+
+
+def test_timers_wait_and_never_come_early(reactor):
+    """A call made later is made no earlier than it was asked for."""
+    times = []
+    start = reactor.time()
+    reactor.call_later(0.03, lambda: times.append(reactor.time() - start))
+    reactor.call_later(0.01, lambda: times.append(reactor.time() - start))
+    reactor.run()
+    assert times[0] >= 0.01
+    assert times[1] >= 0.03
+
+
+def test_a_timer_that_sets_itself_for_the_past_does_not_starve_the_loop(reactor):
+    """One turn fires no more timers than there were."""
+    fired = []
+
+    def again():
+        fired.append(reactor.turns)
+        if len(fired) < 5:
+            reactor.call_at(0, again)
+
+    reactor.call_at(0, again)
+    reactor.run()
+    assert len(set(fired)) == 5
+
+
+@pytest.mark.parametrize("when", [float("nan"), float("inf")])
+def test_a_time_that_never_comes_is_refused(reactor, when):
+    """ValueError at once, not a poller that overflows later."""
+    with pytest.raises(ValueError, match="time that comes"):
+        reactor.call_at(when, print)
+
+
+def test_a_timer_years_away_fits_the_poller(reactor):
+    """Waiting is cut to what the poller's milliseconds can hold."""
+    handle = reactor.call_later(1e12, print)
+    reactor.run_once(0)
+    reactor.call_soon(handle.cancel)
+    reactor.run()
+
+
+def test_stop_ends_run_after_the_turn_and_ends_nothing_else(reactor):
+    """What is pending stays pending, and run() may be called again."""
+    ran = []
+    reactor.call_soon(reactor.stop)
+    reactor.call_soon(lambda: (ran.append(1), reactor.call_soon(ran.append, 2)))
+    reactor.run()
+    assert ran == [1]
+    reactor.run()
+    assert ran == [1, 2]
+
+
+@pytest.mark.logs_errors
+def test_a_call_that_raises_is_logged_and_the_loop_lives_on(reactor, caplog):
+    """The traceback is in the log; the next call is made."""
+    ran = []
+    reactor.call_soon(lambda: 1 / 0)
+    reactor.call_soon(ran.append, 1)
+    reactor.call_later(0, lambda: 1 / 0)
+    reactor.run()
+    assert ran == [1]
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, SystemExit])
+def test_an_interrupt_leaves_run_and_loses_nothing(reactor, kind):
+    """KeyboardInterrupt and SystemExit go up; what was posted is still called by the next run()."""
+    ran = []
+
+    def interrupt():
+        raise kind
+
+    reactor.call_soon(interrupt)
+    reactor.call_soon(ran.append, 1)
+    with pytest.raises(kind):
+        reactor.run()
+    reactor.run()
+    assert ran == [1]
+
+
+def test_running_inside_a_turn_is_refused(reactor):
+    """A loop turns in one place at a time; the error names what was asked."""
+    errors = []
+
+    def inside():
+        for call in (reactor.run, reactor.run_once, reactor.close):
+            try:
+                call()
+            except Misuse as exc:
+                errors.append(str(exc))
+
+    reactor.call_soon(inside)
+    reactor.run()
+    assert [error.split(" ")[0] for error in errors] == ["run()", "run_once()", "close()"]
+
+
+def test_a_closed_reactor_refuses_everything_by_name(poller):
+    """ReactorClosed says what was asked; closing again is fine."""
+    reactor = Reactor(poller=poller)
+    reactor.close()
+    reactor.close()
+    for call in (
+        reactor.run,
+        reactor.run_once,
+        lambda: reactor.call_soon(print),
+        lambda: reactor.call_later(1, print),
+        lambda: reactor.call_soon_threadsafe(print),
+        lambda: reactor.listen(Protocol, "127.0.0.1", 0),
+        lambda: reactor.connect(Protocol, "127.0.0.1", 1),
+        lambda: reactor.add_reader(0, print),
+        lambda: reactor.run_in_thread(print),
+        lambda: reactor.drain(1),
+    ):
+        with pytest.raises(ReactorClosed, match=r"refused: <Reactor closed> is closed"):
+            call()
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_waiting_for_less_than_nothing_is_refused(reactor, timeout):
+    """run_once takes zero or more seconds."""
+    with pytest.raises(ValueError, match="run_once"):
+        reactor.run_once(timeout)
+
+
+def test_an_unknown_poller_is_refused_with_the_choices():
+    """The message lists what there is."""
+    with pytest.raises(ValueError, match=r"no poller 'kpoll' here; there are .*select"):
+        Reactor(poller="kpoll")
+
+
+def test_the_environment_names_the_default_poller(monkeypatch):
+    """REACTOR_POLLER chooses; an argument wins over it."""
+    for name, kind in POLLERS.items():
+        monkeypatch.setenv("REACTOR_POLLER", name)
+        with Reactor() as reactor:
+            assert type(reactor.poller) is kind
+        with Reactor(poller="select") as reactor:
+            assert type(reactor.poller) is POLLERS["select"]
+
+
+def test_any_selector_can_be_the_poller():
+    """A selectors.BaseSelector runs an echo, pausing included."""
+
+    class Echo(Recorder):
+        def data_received(self, data):
+            super().data_received(data)
+            self.connection.write(data)
+
+    for kind in (selectors.DefaultSelector, selectors.SelectSelector):
+        with Reactor(poller=kind()) as reactor:
+            server = Server(reactor, Echo)
+            peer, protocol = server.connected()
+            with peer:
+                protocol.connection.pause_reading()
+                peer.send(b"hello")
+                protocol.connection.resume_reading()
+                peer.read_until(5)
+                peer.fin()
+                assert peer.read_to_end() == "EOF"
+            assert protocol.lost is None
+
+
+# Threads
+
+
+def test_threads_wake_the_loop_and_their_calls_keep_their_order(reactor):
+    """call_soon_threadsafe from several threads: every call once, in order per thread."""
+    calls = []
+
+    def post(name):
+        for number in range(500):
+            reactor.call_soon_threadsafe(calls.append, (name, number))
+
+    threads = [threading.Thread(target=post, args=(name,)) for name in range(4)]
+    keep_alive = reactor.call_later(30, print)
+    for thread in threads:
+        thread.start()
+    turn_until(reactor, lambda: len(calls) == 2000)
+    for thread in threads:
+        thread.join()
+    keep_alive.cancel()
+    for name in range(4):
+        assert [number for who, number in calls if who == name] == list(range(500))
+
+
+def test_a_sleeping_loop_is_woken_by_a_thread(reactor):
+    """The call is made although the poll would have waited for long."""
+    reactor.call_later(30, print)
+    thread = threading.Timer(0.02, lambda: reactor.call_soon_threadsafe(reactor.stop))
+    thread.start()
+    began = time.monotonic()
+    reactor.run()
+    thread.join()
+    assert time.monotonic() - began < 10
+
+
+def test_run_waits_for_a_thread_and_tells_its_result_in_the_loop(reactor):
+    """run_in_thread calls `done` in the loop's thread, with result or exception."""
+    told = []
+
+    def done(future):
+        told.append((threading.current_thread(), future.exception() or future.result()))
+
+    reactor.run_in_thread(lambda a, b: a + b, 2, 3, done=done)
+    reactor.run_in_thread(int, "x", done=done)
+    reactor.run()
+    assert {thread for thread, _ in told} == {threading.current_thread()}
+    assert {repr(value)[:10] for _, value in told} == {"5", "ValueError"}
+
+
+@pytest.mark.logs_errors
+def test_a_failure_in_a_thread_that_nobody_waits_for_is_logged(reactor, caplog):
+    """Without `done` an exception does not vanish."""
+    reactor.run_in_thread(int, "x")
+    reactor.run()
+    assert "a call in a thread failed" in caplog.text
+
+
+def test_closing_does_not_wait_for_a_thread_and_takes_no_answer(poller):
+    """What runs on is let run; its `done` is not called."""
+    release, told = threading.Event(), []
+    reactor = Reactor(poller=poller)
+    future = reactor.run_in_thread(release.wait, 20, done=told.append)
+    reactor.close()
+    release.set()
+    future.result(20)
+    assert told == []
+
+
+# Foreign descriptors
+
+
+def test_foreign_descriptors_are_watched_for_each_side(reactor):
+    """Readers and writers are called while ready, and no more once removed."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        calls = []
+        reactor.add_reader(ours, calls.append, "readable")
+        reactor.run_once(0)
+        reactor.run_once(0)
+        assert calls == []
+        reactor.add_writer(ours.fileno(), calls.append, "writable")
+        reactor.run_once(1)
+        assert calls == ["writable"]
+        assert reactor.remove_writer(ours)
+        assert not reactor.remove_writer(ours)
+        theirs.send(b"x")
+        reactor.run_once(1)
+        assert calls == ["writable", "readable"]
+        reactor.add_reader(ours, calls.append, "replaced")
+        reactor.run_once(1)
+        assert calls[-1] == "replaced"
+        assert reactor.remove_reader(ours)
+        reactor.run()
+
+
+def test_a_watched_descriptor_that_hangs_up_calls_its_reader(reactor):
+    """A pipe whose writer is gone is readable: the end of file."""
+    reading, writing = os.pipe()
+    ends = []
+
+    def read():
+        ends.append(os.read(reading, 10))
+        reactor.remove_reader(reading)
+
+    reactor.add_reader(reading, read)
+    os.close(writing)
+    reactor.run()
+    os.close(reading)
+    assert ends == [b""]
+
+
+def test_a_descriptor_that_belongs_to_the_reactor_is_refused(reactor):
+    """Watching a connection's descriptor would steal its events; the error names the connection."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer, pytest.raises(Misuse, match=r"belongs to <Connection #1"):
+        reactor.add_reader(protocol.connection.get_extra_info("socket"), print)
+    assert not reactor.remove_reader(protocol.connection.get_extra_info("socket"))
+
+
+def test_a_closed_file_is_refused(reactor):
+    """A descriptor of -1 is somebody's closed socket."""
+    ours, theirs = socket.socketpair()
+    ours.close()
+    theirs.close()
+    with pytest.raises(ValueError, match="is closed"):
+        reactor.add_reader(ours, print)
+
+
+@pytest.mark.parametrize("name", [name for name in POLLERS if name == "epoll"])
+def test_a_regular_file_cannot_be_polled_with_epoll_and_nothing_is_left_behind(name, tmp_path):
+    """The kernel's EPERM comes up, and the reactor still ends by itself."""
+    with Reactor(poller=name) as reactor, open(tmp_path / "file", "w") as file:
+        with pytest.raises(PermissionError):
+            reactor.add_reader(file, print)
+        reactor.run()
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("name", [name for name in POLLERS if name in ("poll", "select")])
+def test_a_watched_descriptor_closed_behind_our_back_is_found_and_logged(name, caplog):
+    """The HOWTO's sweep: the dead one is dropped, and the loop neither fails nor spins."""
+    with Reactor(poller=name) as reactor:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reactor.add_reader(ours, print)
+            ours.close()
+            reactor.run()
+        assert "was closed while it was watched" in caplog.text
+
+
+# Signals
+
+
+def test_a_signal_is_served_in_the_loop_and_given_back(reactor):
+    """The handler runs like any callback; afterwards the old one is back."""
+    before = signal.getsignal(signal.SIGUSR1)
+    told = []
+
+    def handler(what):
+        told.append(what)
+        reactor.stop()
+
+    reactor.add_signal_handler(signal.SIGUSR1, handler, "usr1")
+    reactor.call_soon(os.kill, os.getpid(), signal.SIGUSR1)
+    keep_alive = reactor.call_later(30, print)
+    reactor.run()
+    keep_alive.cancel()
+    assert told == ["usr1"]
+    assert reactor.remove_signal_handler(signal.SIGUSR1)
+    assert not reactor.remove_signal_handler(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_closing_gives_the_signals_back(poller):
+    """No handler of a closed reactor stays behind, nor its wake-up descriptor."""
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with Reactor(poller=poller) as reactor:
+        reactor.drain_on_signals(1)
+        assert signal.getsignal(signal.SIGTERM) is not before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_signals_outside_the_main_thread_are_refused(reactor):
+    """Python allows them only there; the error says so."""
+    errors = []
+
+    def attempt():
+        try:
+            reactor.add_signal_handler(signal.SIGUSR1, print)
+        except ValueError as exc:
+            errors.append(str(exc))
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    thread.join()
+    assert errors == ["signals can be handled only in the main thread"]
+
+
+def test_a_signal_that_cannot_be_caught_is_refused_and_leaves_nothing(reactor):
+    """SIGKILL is the kernel's own."""
+    with pytest.raises((OSError, ValueError)):
+        reactor.add_signal_handler(signal.SIGKILL, print)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+# Embedding
+
+
+def test_another_loop_can_wait_for_this_one(poller):
+    """fileno() becomes readable when there is something to serve, and timeout() tells the next timer."""
+    with Reactor(poller=poller) as reactor:
+        try:
+            fd = reactor.fileno()
+        except OSError as exc:
+            assert "run_once" in str(exc)  # noqa: PT017
+            assert poller in ("poll", "select")
+            return
+        assert reactor.timeout() is None
+        ran = []
+        reactor.call_later(0.02, ran.append, "timer")
+        assert 0 < reactor.timeout() <= 0.02
+        while not ran:
+            select.select([fd], [], [], reactor.timeout())
+            reactor.run_once(0)
+        reactor.call_soon(ran.append, "call")
+        assert reactor.timeout() == 0
+        assert select.select([fd], [], [], 5)[0] == [fd]
+        reactor.run_once(0)
+        assert ran == ["timer", "call"]
+
+
+def test_an_idle_reactor_does_not_turn(poller):
+    """No idle wake-ups: nothing to do is no turn."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        peer, _ = server.connected()
+        with peer:
+            turns = []
+            reactor.call_later(0.05, lambda: turns.append(reactor.turns))
+            reactor.call_later(0.35, lambda: turns.append(reactor.turns))
+            turn_until(reactor, lambda: turns)
+            while len(turns) < 2:
+                reactor.run_once()
+            assert turns[1] == turns[0] + 1
+
+
+def test_writes_made_between_turns_wake_the_host(poller):
+    """What a host's own callback writes leaves without waiting for another event."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        peer, protocol = server.connected()
+        with peer:
+            turn_until(reactor, lambda: reactor.timeout() is None)
+            protocol.connection.write(b"first")
+            protocol.connection.write(b"second")
+            assert reactor.timeout() == 0
+            reactor.run_once()
+            peer.read_until(11)
+            assert peer.data == b"firstsecond"
+
+
+def test_statistics_count(reactor):
+    """What happened is there to be looked at."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        peer.send(b"abc")
+        turn_until(reactor, lambda: protocol.data == b"abc")
+        now = reactor.statistics()
+        assert (now.connections, now.listeners, now.ended.connections) == (1, 1, 0)
+        assert reactor.connections == (protocol.connection,)
+        assert reactor.listeners == (server.listener,)
+    turn_until(reactor, lambda: protocol.ended)
+    now = reactor.statistics()
+    assert (now.connections, now.ended.connections, now.ended.received) == (0, 1, 3)
+    assert now.turns == reactor.turns
