@@ -445,8 +445,8 @@ class Connection:
             self._abort(exc)
 
     def drain(self) -> None:
-        """The reactor drains: asks the protocol to end."""
-        if self._protocol is not None and self._state is not CLOSED:
+        """The reactor drains: asks the protocol to end, once it has begun, and unless it is ending already."""
+        if self._protocol is not None and not self.is_closing():
             self._record("draining")
             getattr(self._protocol, "draining", self.close)()
 
@@ -689,7 +689,7 @@ class Connection:
     def end_linger(self) -> None:
         """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed."""
         assert self._state is LINGER
-        if self._loop.system.outstanding(self._socket) != 0:
+        if self._count_acknowledged(self._loop.system.outstanding(self._socket)) != self._accepted:
             self._because(Unacknowledged(f"{self!r}: the peer did not confirm everything before we left"))
             self._how = "cut"
         self._move(lifecycle.DEADLINE)

@@ -12,6 +12,7 @@ from reactor.connection import Connection
 from reactor.connector import Connector
 from reactor.descriptor import Descriptor
 from reactor.errors import Aborted, Misuse
+from reactor.lifecycle import STARTING
 from reactor.listener import Door, Listener
 from reactor.loop import Loop
 from reactor.options import DEFAULTS, Options
@@ -207,7 +208,8 @@ class Reactor(Loop):
             for listener in self.listeners:
                 listener.close()
             for connection in self.connections:
-                self.post(connection, connection.drain)
+                if connection.state is not STARTING:  # those ask themselves, once they have begun
+                    self.post(connection, connection.drain)
         self._drain_cuts.append(self.call_later(deadline, self._cut_drain))
         if not self._turning:
             self.run()

@@ -103,7 +103,11 @@ class Server:
         sock = socket.socket(self.family, socket.SOCK_STREAM)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.connect(self.address)
+        try:
+            sock.connect(self.address)
+        except OSError:
+            sock.close()
+            raise
         return Peer(sock, self.reactor)
 
     def connected(self, receive_buffer: int | None = None) -> tuple[Peer, Recorder]:

@@ -1,0 +1,143 @@
+"""Draining: everybody is let in, asked to end, waited for, and at the deadline accounted for."""
+
+from __future__ import annotations
+
+import pytest
+
+from reactor import Aborted, DrainSummary, Reactor
+from tests.helpers import Recorder, Server, turn_until
+from tests.test_connection import BIG, SMALL_BUFFERS
+
+
+def begin(reactor: Reactor, deadline: float) -> DrainSummary:
+    """Drains from inside a turn, as a signal handler does."""
+    summaries = []
+    reactor.call_soon(lambda: summaries.append(reactor.drain(deadline)))
+    turn_until(reactor, lambda: summaries)
+    return summaries[0]
+
+
+def test_a_drain_closes_every_connection_in_order_and_run_returns(reactor):
+    """Queued replies arrive whole, then the clean end; the summary says so."""
+    server = Server(reactor, options=SMALL_BUFFERS)
+    peers = [server.connected() for _ in range(3)]
+    for _, protocol in peers:
+        protocol.connection.write(BIG)
+    summary = begin(reactor, 20)
+    assert not summary.finished
+    for peer, _ in peers:
+        assert peer.read_to_end() == "EOF"
+        assert peer.data == BIG
+        peer.close()
+    reactor.run()
+    assert summary.clean
+    assert (summary.ended.connections, summary.ended.ended_in_order, summary.ended.unsent) == (3, 3, 0)
+    assert all(protocol.lost is None for _, protocol in peers)
+    assert "3 connections ended in order" in str(summary)
+
+
+def test_called_outside_a_turn_it_drains_to_the_end(reactor):
+    """drain() runs the loop itself, and returns the finished summary."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        peer.fin()
+        summary = reactor.drain(5)
+    assert summary.finished
+    assert protocol.ended
+    assert reactor.listeners == ()
+    reactor.run()
+    assert reactor.drain(1) is summary
+
+
+def test_who_waits_in_the_queue_is_let_in_and_asked_to_end(reactor):
+    """Nobody in the accept queue is reset (K15)."""
+    said = []
+
+    class Polite(Recorder):
+        def draining(self):
+            said.append(self)
+            self.connection.write(b"bye")
+            self.connection.close()
+
+    server = Server(reactor, Polite)
+    peers = [server.peer() for _ in range(5)]
+    begin(reactor, 20)
+    for peer in peers:
+        assert peer.read_to_end() == "EOF"
+        assert peer.data == b"bye"
+        peer.close()
+    reactor.run()
+    assert len(said) == 5
+
+
+def test_at_the_deadline_what_is_left_is_reset_and_counted(reactor):
+    """A protocol that will not end, and a peer that will not read."""
+
+    class Stubborn(Recorder):
+        def draining(self):
+            self.calls.append("draining")
+
+    server = Server(reactor, Stubborn, options=SMALL_BUFFERS)
+    idle, first = server.connected()
+    stalled, second = server.connected(receive_buffer=4096)
+    second.connection.write(BIG)
+    second.connection.close()
+    with idle, stalled:
+        summary = begin(reactor, 0.1)
+        reactor.run()
+        assert idle.read_to_end() == "reset"
+    assert summary.finished
+    assert not summary.clean
+    assert (summary.ended.connections, summary.ended.lost) == (2, 2)
+    assert summary.ended.unsent + summary.ended.unacknowledged == second.report.lost > 0
+    assert isinstance(first.lost, Aborted)
+    assert "deadline" in str(first.lost)
+    assert first.calls == ["connection_made", "draining", "connection_lost"]
+
+
+def test_what_only_lingers_at_the_deadline_is_let_go_not_reset(reactor):
+    """Its reply has arrived; a reset could only destroy it."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        protocol.connection.write(b"reply")
+        protocol.connection.close()
+        summary = begin(reactor, 0.05)
+        reactor.run()
+        assert peer.read_to_end() == "EOF"
+        assert peer.data == b"reply"
+    assert summary.clean
+
+
+def test_a_connect_under_way_is_told_at_the_deadline(reactor):
+    """Everything has an end in a drain."""
+    from tests.test_connector import Client, Deaf
+
+    Client.made = []
+    system = Deaf()
+    with Reactor(system=system) as deaf:
+        deaf.connect(Client, "127.0.0.1", 1)
+        deaf.drain(0.05)
+        system.other.close()
+    assert [client.calls for client in Client.made] == [["connection_failed"]]
+
+
+@pytest.mark.parametrize("deadline", [-1, float("nan")])
+def test_a_deadline_that_is_none_is_refused(reactor, deadline):
+    """Zero or more seconds."""
+    with pytest.raises(ValueError, match=r"drain\(\) takes"):
+        reactor.drain(deadline)
+
+
+def test_an_earlier_deadline_holds(reactor):
+    """Draining again can shorten it, not lengthen it."""
+    server = Server(reactor, lambda: Recorder(keep_open=True))
+    peer, protocol = server.connected()
+    protocol.draining = lambda: None
+    with peer:
+        begin(reactor, 30)
+        summary = begin(reactor, 0.05)
+        reactor.run()
+    assert summary.finished
+    assert isinstance(protocol.lost, Aborted)
