@@ -19,14 +19,18 @@ Chunk: TypeAlias = "bytes | memoryview"
 CHUNKS_PER_SEND = 64
 
 
-def as_bytes(data: Buffer) -> bytes:
-    """The same bytes, immutable: itself when it is bytes, else a copy. TypeError names what cannot be written."""
-    if type(data) is bytes:
-        return data
+def as_view(data: Buffer) -> memoryview:
+    """The bytes of any bytes-like object, as a flat view of single bytes, copied only if they are not contiguous.
+
+    TypeError names what cannot be written.
+    """
     try:
-        return bytes(memoryview(data))
+        view = memoryview(data)
     except TypeError:
         raise TypeError(f"only bytes-like objects can be written, not {type(data).__name__}") from None
+    if not view.c_contiguous or not view.nbytes:
+        view = memoryview(view.tobytes())
+    return view.cast("B")
 
 
 class SendQueue:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reactor import lifecycle
-from reactor.buffers import SendQueue, as_bytes
+from reactor.buffers import SendQueue, as_view
 from reactor.errors import (
     WAIT,
     Aborted,
@@ -38,6 +38,7 @@ from reactor.lifecycle import CLOSED, LINGER, STARTING, Event, Input, Output, St
 from reactor.loop import Loop
 from reactor.options import Options, Watermarks
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
+from reactor.protocol import Protocol
 from reactor.report import Report
 from reactor.system import Socket, SocketAddress, address_text
 from reactor.timers import TimerHandle
@@ -183,9 +184,9 @@ class Connection:
         `connection_lost`, and what is written until then counts as unsent.
         """
         if type(data) is not bytes:
-            data = as_bytes(data)
+            data = as_view(data)
         if not self._direct or self._turn == self._loop.turns:
-            self._write_later(data)
+            self._write_later(bytes(data))  # no copy of what is bytes already
             return
         self._turn = self._loop.turns
         try:
@@ -193,7 +194,7 @@ class Connection:
         except OSError as exc:
             if exc.errno in WAIT:
                 self._blocked = True
-                self._write_later(data)
+                self._write_later(bytes(data))
             else:
                 self._unsent += len(data)
                 self._send_failed(exc)
@@ -204,7 +205,8 @@ class Connection:
             self._record("sent", sent)
         if sent != len(data):
             self._blocked = True
-            self._write_later(memoryview(data)[sent:])
+            rest = memoryview(data)[sent:]
+            self._write_later(rest if type(data) is bytes else bytes(rest))
 
     def _write_later(self, data: bytes | memoryview) -> None:
         """Queues what cannot go at once; counts, or refuses, what can never go."""
@@ -224,7 +226,7 @@ class Connection:
 
     def writelines(self, chunks: Iterable[Buffer]) -> None:
         """Writes all the chunks, as one `write` of them joined would."""
-        self.write(b"".join([as_bytes(chunk) for chunk in chunks]))
+        self.write(b"".join([as_view(chunk) for chunk in chunks]))
 
     def _gather(self) -> None:
         if not self._gathered:
@@ -446,9 +448,15 @@ class Connection:
 
     def drain(self) -> None:
         """The reactor drains: asks the protocol to end, once it has begun, and unless it is ending already."""
-        if self._protocol is not None and not self.is_closing():
-            self._record("draining")
-            getattr(self._protocol, "draining", self.close)()
+        if self._protocol is None or self.is_closing():
+            return
+        self._record("draining")
+        draining = getattr(self._protocol, "draining", None)
+        if draining is None or getattr(draining, "__func__", None) is Protocol.draining:
+            # Not `close()`: nobody but us knows of this end yet, so others may go on writing until connection_lost.
+            self._move(lifecycle.CLOSE)
+        else:
+            draining()
 
     def abandon(self) -> None:
         """The loop closes."""
@@ -456,7 +464,8 @@ class Connection:
 
     def callback_failed(self, exc: Exception) -> None:
         """A callback raised: logged, and the connection is reset with it."""
-        logger.error("a callback of %r raised; the connection is reset", self, exc_info=exc)
+        what = "raised" if self._state is CLOSED else "raised; the connection is reset"
+        logger.error("a callback of %r %s", self, what, exc_info=exc)
         self._abort(exc)
 
     def _abort(self, exc: Exception) -> None:
@@ -665,11 +674,13 @@ class Connection:
                 self.end_linger()
                 return
         elif state.output is DRAIN:
-            total = deadlines.flush_total
-            if now >= max(self._sent_at, self._since) + deadlines.flush or (
-                total is not None and now >= self._since + total
-            ):
-                self._break(FlushTimeout(f"{self!r}: the peer took nothing for {deadlines.flush} s after our end"))
+            late = None
+            if now >= max(self._sent_at, self._since) + deadlines.flush:
+                late = f"the peer took nothing for {deadlines.flush} s"
+            elif deadlines.flush_total is not None and now >= self._since + deadlines.flush_total:
+                late = f"the peer did not take everything within {deadlines.flush_total} s"
+            if late is not None:
+                self._break(FlushTimeout(f"{self!r}: {late} after our end"))
                 self._move(lifecycle.DEADLINE)
                 return
         idle_since = self._idle_since()

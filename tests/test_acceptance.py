@@ -59,6 +59,7 @@ def reading(peer: Peer, size: int | None = None):
 
 def test_a_reply_arrives_whole_although_the_client_sends_on(poller):
     """300 clients send a request and then 1 MiB more, the server replies with 200,000 bytes and closes: 300 whole."""
+
     def step(peer):
         yield from sending(peer, b"request")
         yield from sending(peer, MORE)
@@ -69,6 +70,7 @@ def test_a_reply_arrives_whole_although_the_client_sends_on(poller):
 
 def test_a_reply_arrives_whole_although_four_bytes_come_late(poller):
     """300 clients send four bytes after they have read half of the reply: 300 whole replies."""
+
     def step(peer):
         yield from sending(peer, b"request")
         yield from reading(peer, len(REPLY) // 2)

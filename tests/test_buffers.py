@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.buffers import CHUNKS_PER_SEND, SendQueue, as_bytes
+from reactor.buffers import CHUNKS_PER_SEND, SendQueue, as_view
 
 
 def test_an_empty_queue_holds_nothing():
@@ -82,20 +82,19 @@ def test_all_bytes_leave_in_order_however_the_kernel_takes_them(chunks, takes):
     assert queue.size == 0
 
 
-def test_bytes_are_kept_and_what_is_mutable_is_copied():
-    """as_bytes copies only what it must."""
-    data = b"abc"
-    assert as_bytes(data) is data
+def test_a_view_is_flat_and_copies_only_what_is_not_contiguous():
+    """Strided views and arrays of numbers become their bytes; contiguous ones are not copied."""
     mutable = bytearray(b"abc")
-    copied = as_bytes(mutable)
-    mutable[0] = 0
-    assert copied == b"abc"
-    assert as_bytes(memoryview(b"abcdef")[::2]) == b"ace"
-    assert len(as_bytes(array.array("i", [1, 2]))) == 2 * array.array("i").itemsize
+    view = as_view(mutable)
+    mutable[0] = ord("x")
+    assert view == b"xbc"
+    assert as_view(memoryview(b"abcdef")[::2]) == b"ace"
+    assert len(as_view(array.array("i", [1, 2]))) == 2 * array.array("i").itemsize
+    assert as_view(array.array("i")) == b""
 
 
 @pytest.mark.parametrize("what", ["text", 7, None, ["a"]])
 def test_what_is_not_bytes_is_refused_by_name(what):
     """TypeError says what was given."""
     with pytest.raises(TypeError, match=type(what).__name__):
-        as_bytes(what)
+        as_view(what)

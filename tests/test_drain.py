@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reactor import Aborted, DrainSummary, Reactor
+from reactor import Aborted, DrainSummary, Reactor, Unsent
 from tests.helpers import Recorder, Server, turn_until
 from tests.test_connection import BIG, SMALL_BUFFERS
 
@@ -69,6 +69,26 @@ def test_who_waits_in_the_queue_is_let_in_and_asked_to_end(reactor):
         peer.close()
     reactor.run()
     assert len(said) == 5
+
+
+def test_others_may_write_to_a_draining_connection_until_it_is_lost(reactor):
+    """The default `draining` is not the protocol's own close, so a speaker who does not know of it is not punished."""
+
+    class Default(Recorder):
+        pass
+
+    server = Server(reactor, Default, options=SMALL_BUFFERS)
+    peer, protocol = server.connected(receive_buffer=4096)
+    with peer:
+        protocol.connection.write(BIG)
+        summary = begin(reactor, 20)
+        turn_until(reactor, lambda: protocol.connection.is_closing())
+        protocol.connection.write(b"late")
+        assert peer.read_to_end() == "EOF"
+        assert peer.data == BIG
+    reactor.run()
+    assert isinstance(protocol.lost, Unsent)
+    assert summary.ended.unsent == 4
 
 
 def test_at_the_deadline_what_is_left_is_reset_and_counted(reactor):

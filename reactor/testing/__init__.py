@@ -1,5 +1,43 @@
-"""For tests, yours and ours: what a protocol may rely on, checked while it runs."""
+"""For tests, yours and ours: what a protocol may rely on, checked while it runs; and a simulated kernel."""
 
+from reactor.testing.faults import (
+    AbortedAccepts,
+    BlackHole,
+    DescriptorLimit,
+    Famine,
+    Fault,
+    OneAtATime,
+    Resets,
+    ShortReads,
+    ShortWrites,
+    Shuffled,
+    SpuriousReadiness,
+    Stalls,
+    TryAgain,
+)
 from reactor.testing.grammar import Grammar
+from reactor.testing.kernel import SimulatedSystem, Stalled
+from reactor.testing.links import Link
+from reactor.testing.peer import Acceptor, Peer
 
-__all__ = ["Grammar"]
+__all__ = [
+    "AbortedAccepts",
+    "Acceptor",
+    "BlackHole",
+    "DescriptorLimit",
+    "Famine",
+    "Fault",
+    "Grammar",
+    "Link",
+    "OneAtATime",
+    "Peer",
+    "Resets",
+    "ShortReads",
+    "ShortWrites",
+    "Shuffled",
+    "SimulatedSystem",
+    "SpuriousReadiness",
+    "Stalled",
+    "Stalls",
+    "TryAgain",
+]

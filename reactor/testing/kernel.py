@@ -1,0 +1,611 @@
+"""A kernel that is only a data structure: time, descriptors, sockets, packets under way.
+
+    system = SimulatedSystem(seed=1)
+    with Reactor(system=system) as reactor:
+        listener = reactor.listen(Echo, "127.0.0.1", 7000)
+        peer = system.peer(listener.addresses[0])
+        peer.send(b"hello")
+        system.run(reactor, seconds=1)
+        assert peer.data == b"hello"
+
+The reactor above it is the real one; there is no test code in it. Time passes inside `poll` and nowhere else: if
+something is ready it is returned; else the next event that is due happens, and the clock is set to it; else the clock
+is set to the end of the wait. With nothing to wait for, `Stalled` says so, with the state of every socket; and likewise
+when the loop turns for ever without time passing, which on a real machine is a spin at 100 % CPU.
+
+Nothing here reads a clock, opens a descriptor, starts a thread or draws chance but from `seed`: the same seed is the
+same run, to the byte. One system serves one reactor.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import ipaddress
+import math
+import os
+import random
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, cast
+
+from reactor import options as opt
+from reactor import pollers
+from reactor.pollers import ERROR, HANGUP
+from reactor.system import Address, Socket, SocketAddress, System, check_port
+from reactor.testing.faults import DescriptorLimit, Fault
+from reactor.testing.links import Link
+from reactor.testing.peer import Acceptor, Peer
+from reactor.testing.sockets import (
+    SYN_PATIENCE,
+    Listening,
+    SimulatedSocket,
+    StreamSocket,
+    TcpSocket,
+    UnixSocket,
+    os_error,
+)
+
+if TYPE_CHECKING:
+    from reactor.reactor import Reactor
+
+# The first three are a program's standard streams.
+_FIRST_DESCRIPTOR = 3
+# RFC 6335: the range from which kernels pick.
+_FIRST_FREE_PORT = 49152
+# Linux: net.core.wmem_default, for a Unix socket.
+_UNIX_BUFFER = 212992
+# Polls without the clock moving: more than any burst of work needs, and soon over.
+_SPIN = 100_000
+_SIGNALS = {"SIGINT": 2, "SIGTERM": 15}
+
+
+class Stalled(AssertionError):
+    """Nothing is left that could ever wake the loop, or it turns without time passing. Tells every socket's state."""
+
+
+class SimulatedPoller:
+    """Readiness of simulated sockets, level-triggered like epoll; and the place where time passes."""
+
+    def __init__(self, system: SimulatedSystem) -> None:
+        self._system = system
+        self._watched: dict[int, SimulatedSocket] = {}
+        # Those whose readiness may have changed since they were last found not ready.
+        self._active: dict[int, SimulatedSocket] = {}
+        self._idle_polls = 0
+
+    def register(self, fd: int, interest: int) -> None:
+        sock = self._system.descriptors.get(fd)
+        if sock is None:
+            raise os_error(errno.EBADF)
+        if sock.watcher is not None:
+            raise os_error(errno.EEXIST)
+        self._watched[fd] = sock
+        sock.watcher, sock.interest = self, interest
+        self.touch(sock)
+
+    def modify(self, fd: int, interest: int) -> None:
+        sock = self._watched.get(fd)
+        if sock is None:
+            raise os_error(errno.ENOENT)
+        sock.interest = interest
+        self.touch(sock)
+
+    def unregister(self, fd: int) -> None:
+        sock = self._watched.pop(fd, None)
+        if sock is None:
+            raise os_error(errno.ENOENT)
+        sock.watcher, sock.interest = None, 0
+        self._active.pop(fd, None)
+
+    def forget(self, fd: int) -> None:
+        """The descriptor was closed; epoll then forgets it."""
+        self._watched.pop(fd, None)
+        self._active.pop(fd, None)
+
+    def touch(self, sock: SimulatedSocket) -> None:
+        self._active[sock.fd] = sock
+
+    def ready(self) -> list[tuple[int, int]]:
+        """What is ready now, as far as it was asked for."""
+        active = self._active
+        if not active:
+            return []
+        ready, quiet = [], []
+        for fd, sock in active.items():
+            events = sock.events() & (sock.interest | ERROR | HANGUP)
+            if events:
+                ready.append((fd, events))
+            else:
+                quiet.append(fd)
+        for fd in quiet:
+            del active[fd]
+        return ready
+
+    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        system = self._system
+        begun = system.now
+        until = math.inf if timeout is None else begun + timeout
+        for fault in system.active_faults:
+            fault.on_poll(system)
+        system.happen_now()
+        ready = self.ready()
+        while not ready and system.advance(until):
+            ready = self.ready()
+        if system.now > begun:
+            self._idle_polls = 0
+        else:
+            self._idle_polls += 1
+            if self._idle_polls > _SPIN:
+                raise Stalled(f"the loop spins: {_SPIN} polls, and no time has passed\n{system.dump()}")
+        for fault in system.active_faults:
+            ready = fault.on_ready(system, ready)
+        return ready
+
+    def fileno(self) -> int:
+        raise OSError("a simulated poller has no descriptor to embed by")
+
+    def close(self) -> None:
+        for fd in tuple(self._watched):
+            self.unregister(fd)
+
+
+class SimulatedSystem(System):
+    """Everything the reactor asks of the operating system, answered by a model of one.
+
+    `link` is the line of every TCP connection. `faults` may be changed at any time by assigning it anew.
+    """
+
+    def __init__(self, seed: int = 0, *, link: Link | None = None, faults: Iterable[Fault] = (), now: float = 0.0):
+        super().__init__()
+        self.now = now
+        self.link = link or Link()
+        # Names that resolve, and to what.
+        self.hosts: dict[str, list[str]] = {"localhost": ["127.0.0.1"]}
+        self.faults = faults
+        # The program's open descriptors; the numbers are given away as a kernel does, the lowest first.
+        self.descriptors: dict[int, SimulatedSocket] = {}
+        # What a correct program never does: a call on a descriptor that it has released.
+        self.bad_calls: list[str] = []
+        self._random = random.Random(seed)
+        self._free: list[int] = []
+        self._next_descriptor = _FIRST_DESCRIPTOR
+        self._next_port = _FIRST_FREE_PORT
+        self._bound: dict[object, Listening] = {}
+        # What will happen, by time and order; and what happens before the present call returns.
+        self._coming: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._order = 0
+        self._immediate: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._pumping = False
+        self._poller: SimulatedPoller | None = None
+        self._caught: set[int] = set()
+        self._signal_fd = -1
+
+    # For tests
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """The rules in force."""
+        return self._faults
+
+    @faults.setter
+    def faults(self, faults: Iterable[Fault]) -> None:
+        self._faults = tuple(faults)
+
+    @property
+    def active_faults(self) -> tuple[Fault, ...]:
+        faults = self._faults
+        return tuple(fault for fault in faults if fault.enabled) if faults else faults
+
+    def peer(self, address: SocketAddress, *, link: Link | None = None) -> Peer:
+        """A scripted client that connects to what the reactor listens on."""
+        return Peer(self, self.dial(address, link))
+
+    def acceptor(self, address: SocketAddress, *, backlog: int = 128) -> Acceptor:
+        """A scripted server for what the reactor connects to."""
+        return Acceptor(self, address, backlog)
+
+    def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
+        """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
+        self._order += 1
+        heapq.heappush(self._coming, (self.now + delay, self._order, function, args))
+
+    def run(self, reactor: Reactor, seconds: float = 60.0, until: Callable[[], object] | None = None) -> None:
+        """Turns the loop for so much virtual time; with `until`, until that holds, and AssertionError if it never does.
+
+        `Stalled` names the reactor's connections as well.
+        """
+        end = self.now + seconds
+        try:
+            while until is None or not until():
+                if self.now >= end:
+                    assert until is None, f"waited {seconds} virtual seconds in vain\n{self.dump()}"
+                    return
+                reactor.run_once(end - self.now)
+        except AssertionError as exc:
+            exc.add_note("".join(f"{connection!r}: {connection.report}\n" for connection in reactor.connections))
+            raise
+
+    def dump(self) -> str:
+        """The state of the world, for a human."""
+        lines = [f"at {self.now:.6f} s, {len(self._coming)} events to come"]
+        lines += [f"  {sock!r}" for sock in self.descriptors.values()]
+        return "\n".join(lines)
+
+    def chance(self, probability: float) -> bool:
+        """True with that probability, from the seed."""
+        return self._random.random() < probability
+
+    def draw(self, below: int) -> int:
+        """A number from 0 to `below` - 1, from the seed."""
+        return int(self._random.random() * below)
+
+    def send_signal(self, number: int) -> None:
+        """A signal arrives. It is ignored if the reactor does not handle it."""
+        if number in self._caught and self._signal_fd in self.descriptors:
+            waker = self.descriptors[self._signal_fd]
+            assert isinstance(waker, StreamSocket)
+            waker.put(bytes((number,)))
+            self.pump()
+
+    # Time and what happens in it
+
+    def advance(self, until: float) -> bool:
+        """The next event happens, with all others of its moment; False when the clock came to `until` before it."""
+        coming = self._coming
+        if coming and coming[0][0] <= until:
+            self.now = max(self.now, coming[0][0])
+            self.happen_now()
+            return True
+        if until == math.inf:
+            raise Stalled(f"nothing is left that could wake the loop\n{self.dump()}")
+        self.now = max(self.now, until)
+        return False
+
+    def happen_now(self) -> None:
+        """Everything that is due by now, in its order."""
+        coming, now = self._coming, self.now
+        while coming and coming[0][0] <= now:
+            _, _, function, args = heapq.heappop(coming)
+            function(*args)
+            self.pump()
+
+    def post(self, sender: TcpSocket, function: Callable[..., object], *args: Any) -> None:
+        """A packet leaves: it calls `function` where it arrives."""
+        link, now = sender.link, self.now
+        due = now + link.latency
+        if link.jitter:
+            due += link.jitter * self._random.random()
+        for fault in self.active_faults:
+            due = max(due, fault.on_packet(self, sender))
+        if sender.last_due > due:
+            due = sender.last_due
+        if due <= now:
+            self._immediate.append((function, args))
+        elif due < math.inf:
+            sender.last_due = due
+            self._order += 1
+            heapq.heappush(self._coming, (due, self._order, function, args))
+        elif sender.last_due < math.inf:
+            # Lost, and everything after it. Both ends try again for a while, and then give up.
+            sender.last_due = math.inf
+            if sender.connecting:
+                self.after(SYN_PATIENCE, sender.timed_out)
+            for end in (sender, sender.peer):
+                if end is not None:
+                    self.after(end.patience, end.gave_up, 1)
+
+    def at_once(self, function: Callable[..., object], *args: Any) -> None:
+        """Calls it before the present call into the kernel returns to the program."""
+        self._immediate.append((function, args))
+
+    def pump(self) -> None:
+        """Delivers what takes no time."""
+        if self._pumping:
+            return
+        immediate = self._immediate
+        self._pumping = True
+        try:
+            while immediate:
+                function, args = immediate.popleft()
+                function(*args)
+        finally:
+            self._pumping = False
+
+    # Descriptors
+
+    def check_descriptors(self) -> None:
+        """EMFILE when the process may have no more."""
+        for fault in self.active_faults:
+            if isinstance(fault, DescriptorLimit) and len(self.descriptors) >= fault.most:
+                raise os_error(errno.EMFILE)
+
+    def give_descriptor(self, sock: SimulatedSocket) -> None:
+        if self._free:
+            sock.fd = heapq.heappop(self._free)
+        else:
+            sock.fd = self._next_descriptor
+            self._next_descriptor += 1
+        self.descriptors[sock.fd] = sock
+
+    def free(self, sock: SimulatedSocket) -> None:
+        """A descriptor was closed; a poller that still watches it forgets it."""
+        if sock.fd < 0:
+            return
+        if self._poller is not None:
+            self._poller.forget(sock.fd)
+        if self.descriptors.pop(sock.fd, None) is not None:
+            heapq.heappush(self._free, sock.fd)
+
+    # What faults may change
+
+    def send_fault(self, sock: StreamSocket, count: int) -> int:
+        for fault in self.active_faults:
+            if count and sock.fd >= 0:
+                count = fault.on_send(self, sock, count)
+        return count
+
+    def recv_fault(self, sock: StreamSocket, count: int) -> int:
+        for fault in self.active_faults:
+            if count and sock.fd >= 0:
+                count = fault.on_recv(self, sock, count)
+        return count
+
+    def accept_fault(self, sock: Listening) -> int:
+        for fault in self.active_faults:
+            number = fault.on_accept(self, sock)
+            if number and sock.fd >= 0:
+                return number
+        return 0
+
+    # Connections
+
+    def bind(self, sock: Listening) -> None:
+        key = _key(sock.local)
+        if key in self._bound:
+            raise os_error(errno.EADDRINUSE)
+        self._bound[key] = sock
+
+    def unbind(self, sock: Listening) -> None:
+        self._bound.pop(_key(sock.local), None)
+
+    def free_port(self) -> int:
+        self._next_port += 1
+        return self._next_port - 1
+
+    def listener_at(self, sockaddr: SocketAddress) -> Listening | None:
+        """Who listens there, be it on all addresses."""
+        found = self._bound.get(_key(sockaddr))
+        if found is None and isinstance(sockaddr, tuple):
+            port = sockaddr[1]
+            found = self._bound.get(("::", port)) or self._bound.get(("0.0.0.0", port))
+        return found
+
+    def dial(self, sockaddr: SocketAddress, link: Link | None = None) -> StreamSocket:
+        """A socket without a descriptor that connects there. A Unix socket does so at once, or raises."""
+        if not isinstance(sockaddr, tuple):
+            return self._dial_unix(sockaddr)
+        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
+        local = (sockaddr[0], self.free_port(), *sockaddr[2:])
+        sock = TcpSocket(self, family, local, sockaddr, link or self.link)
+        sock.connecting = True
+        self.post(sock, sock.syn, self.listener_at(sockaddr))
+        self.pump()
+        return sock
+
+    def _dial_unix(self, path: str) -> UnixSocket:
+        listener = self._bound.get(path)
+        if listener is None:
+            raise os_error(errno.ENOENT)
+        if listener.full:
+            raise os_error(errno.EAGAIN)
+        ours = UnixSocket(self, "", path, _UNIX_BUFFER)
+        child = UnixSocket(self, path, "", _UNIX_BUFFER)
+        ours.peer, child.peer = child, ours
+        if listener.options is not None:
+            _size(child, listener.options)
+        listener.admit(child)
+        self.pump()
+        return ours
+
+    def child(self, client: TcpSocket, listener: Listening) -> TcpSocket:
+        """The server's end of a connection that a SYN asks for."""
+        sock = TcpSocket(self, client.family, client.remote, client.local, client.link)
+        sock.listener = listener
+        sock.peer = client
+        if listener.options is not None:
+            _size(sock, listener.options)
+        return sock
+
+    # The seam: time, pollers, wake-ups
+
+    def time(self) -> float:
+        return self.now
+
+    def poller(self, kind: str | selectors.BaseSelector | None) -> pollers.Poller:
+        """The same poller whatever is asked for."""
+        self._poller = SimulatedPoller(self)
+        return self._poller
+
+    def pair(self) -> tuple[Socket, Socket]:
+        ends = UnixSocket(self, "", "", _UNIX_BUFFER), UnixSocket(self, "", "", _UNIX_BUFFER)
+        for end, other in (ends, ends[::-1]):
+            end.peer = other
+            self.give_descriptor(end)
+        return ends
+
+    # The seam: listening
+
+    def listen_tcp(self, host: str | None, port: int, options: opt.Options) -> list[Socket]:
+        check_port(port)
+        sockaddrs: list[SocketAddress]
+        if host is None or host == "":
+            sockaddrs = [("::", port, 0, 0)]
+        else:
+            sockaddrs = [address.sockaddr for address in self.resolve(host, port)]
+        if port == 0:
+            chosen = self.free_port()
+            sockaddrs = [(name, chosen, *rest) for name, _, *rest in sockaddrs]
+        sockets: list[Listening] = []
+        try:
+            sockets.extend([self._listen(sockaddr, options) for sockaddr in sockaddrs])
+        except OSError as exc:
+            for sock in sockets:
+                sock.close()
+            raise type(exc)(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+        return _as_sockets(sockets)
+
+    def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
+        return _as_sockets([self._listen(os.fspath(path), options)])
+
+    def _listen(self, sockaddr: SocketAddress, options: opt.Options) -> Listening:
+        if isinstance(sockaddr, tuple):
+            family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
+        else:
+            family = socket.AF_UNIX
+        self.check_descriptors()
+        sock = Listening(self, family, sockaddr, options.limits.backlog, options.sockets)
+        self.bind(sock)
+        self.give_descriptor(sock)
+        return sock
+
+    def listen_given(self, sock: Any, options: opt.Options) -> list[Socket]:
+        if not isinstance(sock, Listening):
+            raise OSError(errno.EINVAL, f"cannot listen on {sock!r}: it is not of this system")
+        return _as_sockets([sock])
+
+    def listen_fds(self) -> list[tuple[str, socket.socket]]:
+        return []
+
+    def close_listening(self, sock: Socket) -> None:
+        self.close(sock)
+
+    def accept(self, listening: Socket) -> tuple[Socket, SocketAddress]:
+        assert isinstance(listening, Listening)
+        return listening.accept()
+
+    # The seam: connecting
+
+    def resolve(self, host: str, port: int) -> list[Address]:
+        numeric = self.resolve_numeric(host, port)
+        if numeric is not None:
+            return numeric
+        names = self.hosts.get(host)
+        if names is None:
+            raise OSError(socket.EAI_NONAME, f"cannot resolve {host!r}: it is not among the system's hosts")
+        return [address for name in names for address in self.resolve_numeric(name, port) or ()]
+
+    def resolve_numeric(self, host: str, port: int) -> list[Address] | None:
+        check_port(port)
+        try:
+            version = ipaddress.ip_address(host).version
+        except ValueError:
+            return None
+        if version == 6:
+            return [Address(socket.AF_INET6, (host, port, 0, 0))]
+        return [Address(socket.AF_INET, (host, port))]
+
+    def start_connect(self, address: Address, options: opt.Options) -> Socket:
+        self.check_descriptors()
+        sock = self.dial(address.sockaddr)
+        _size(sock, options.sockets)
+        self.give_descriptor(sock)
+        return sock
+
+    def adopt(self, sock: Any) -> Socket:
+        if not isinstance(sock, StreamSocket):
+            raise ValueError(f"a simulated stream socket is needed, not {sock!r}")
+        return sock
+
+    # The seam: the end of a connection
+
+    def error(self, sock: Socket) -> OSError | None:
+        assert isinstance(sock, SimulatedSocket)
+        sock.check("SO_ERROR")
+        number = sock.take_error()
+        return os_error(number) if number else None
+
+    def shutdown_output(self, sock: Socket) -> None:
+        assert isinstance(sock, (TcpSocket, UnixSocket))
+        sock.shutdown_output()
+
+    def outstanding(self, sock: Socket) -> int | None:
+        assert isinstance(sock, (TcpSocket, UnixSocket))
+        return None if sock.released else sock.outstanding()
+
+    def tcp_state(self, sock: Socket) -> str | None:
+        return sock.state() if isinstance(sock, TcpSocket) and not sock.released else None
+
+    def reset(self, sock: Socket) -> None:
+        if isinstance(sock, TcpSocket):
+            sock.reset_on_close = not (sock.fin_received and sock.fin_posted)
+        self.close(sock)
+
+    def close(self, sock: Socket) -> None:
+        sock.close()
+
+    def forget(self, sock: Socket) -> None:
+        assert isinstance(sock, SimulatedSocket)
+        sock.detach()
+
+    # The seam: threads and signals
+
+    def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
+        """There are no threads: it runs while the loop next waits, and takes no time."""
+        future: Future[Any] = Future()
+        self.after(0.0, _run_into, future, function, args)
+        return future
+
+    def close_threads(self) -> None:
+        for _, _, function, args in self._coming:
+            if function is _run_into:
+                args[0].cancel()
+
+    def wake_on_signals(self, fd: int) -> int:
+        before, self._signal_fd = self._signal_fd, fd
+        return before
+
+    def catch_signal(self, number: int) -> Any:
+        self._caught.add(number)
+        return None
+
+    def restore_signal(self, number: int, handler: Any) -> None:
+        self._caught.discard(number)
+
+    def stop_signals(self) -> tuple[int, ...]:
+        return (_SIGNALS["SIGTERM"], _SIGNALS["SIGINT"])
+
+
+def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = function(*args)
+    except Exception as exc:
+        future.set_exception(exc)
+    else:
+        future.set_result(result)
+
+
+def _as_sockets(sockets: list[Listening]) -> list[Socket]:
+    """A listening socket neither sends nor receives, but the seam has one word for both kinds."""
+    return cast("list[Socket]", sockets)
+
+
+def _key(sockaddr: SocketAddress) -> object:
+    """What tells two bound addresses apart."""
+    return tuple(sockaddr[:2]) if isinstance(sockaddr, tuple) else sockaddr
+
+
+def _size(sock: StreamSocket, wanted: opt.Sockets) -> None:
+    """The options' buffer sizes and patience."""
+    if wanted.send_buffer_bytes is not None:
+        sock.capacity = wanted.send_buffer_bytes
+    if isinstance(sock, TcpSocket):
+        if wanted.receive_buffer_bytes is not None:
+            sock.receive_capacity = wanted.receive_buffer_bytes
+        if wanted.user_timeout is not None:
+            sock.patience = wanted.user_timeout

@@ -1,0 +1,181 @@
+"""The other side of a connection, as a script: it does what it is told, and nothing else.
+
+A peer's kernel is as simulated as the reactor's; its program is you. It connects when it is made. `send` gives the
+kernel what it takes and the rest as room comes. It reads by itself whatever arrives, until `stop_reading`; `read` then
+reads so much. `ending` says how the connection ended for it: "EOF", "reset", "refused", "timeout", or None so far.
+
+To act later, let the world call it: `system.after(5.0, peer.send, b"late")`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, TcpSocket, UnixSocket
+
+if TYPE_CHECKING:
+    from reactor.testing.kernel import SimulatedSystem
+
+_ENDINGS = {
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.ECONNREFUSED: "refused",
+    errno.ETIMEDOUT: "timeout",
+}
+_READ_BYTES = 65536
+
+
+class Peer:
+    """A scripted end of a connection; see the top of this module."""
+
+    def __init__(self, system: SimulatedSystem, sock: StreamSocket) -> None:
+        self.system = system
+        self.sock = sock
+        # All that was read; what `send` could not give the kernel yet.
+        self.data = bytearray()
+        self.unsent = bytearray()
+        self.ending: str | None = None
+        self.reading = True
+        self._fin_wanted = False
+        self._touched = self._pushing = False
+        # Called when something was read or the connection ended, for a script that answers.
+        self.on_change: Callable[[Peer], object] | None = None
+        sock.watcher = self
+        self.touch(sock)
+        system.pump()
+
+    def send(self, data: bytes) -> None:
+        """Sends it, as soon as the kernel takes it. After the end it goes nowhere."""
+        self.unsent += data
+        self._push()
+        self.system.pump()
+
+    def fin(self) -> None:
+        """Ends its output behind all that was sent; it goes on reading."""
+        self._fin_wanted = True
+        self._push()
+        self.system.pump()
+
+    def stop_reading(self) -> None:
+        """Leaves what arrives to its kernel, whose window then closes."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Reads all by itself again."""
+        self.reading = True
+        self.read()
+
+    def read(self, most: int | None = None) -> bytes:
+        """Reads what is there now, at most so much; also added to `data`."""
+        before = len(self.data)
+        while self.ending is None and (most is None or len(self.data) - before < most):
+            want = _READ_BYTES if most is None else most - (len(self.data) - before)
+            if not self._read_once(want):
+                break
+        self.system.pump()
+        return bytes(self.data[before:])
+
+    def reset(self) -> None:
+        """Closes with RST. A Unix socket can only close."""
+        self.system.reset(self.sock)
+
+    def close(self) -> None:
+        """Closes as a program does that exits: with unread input, that is a reset."""
+        if not self.sock.released:
+            self.sock.close()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection was made; it may have ended since."""
+        return not (isinstance(self.sock, TcpSocket) and self.sock.connecting) and self.sock.peer is not None
+
+    # For the kernel
+
+    def touch(self, sock: SimulatedSocket) -> None:
+        if not self._touched:
+            self._touched = True
+            self.system.at_once(self._react)
+
+    def _react(self) -> None:
+        self._touched = False
+        if self.sock.released or (isinstance(self.sock, TcpSocket) and self.sock.connecting):
+            return
+        self._push()
+        before = len(self.data)
+        if self.reading:
+            while self.ending is None and self._read_once(_READ_BYTES):
+                pass
+        if self.on_change is not None and (len(self.data) > before or self.ending is not None):
+            self.on_change(self)
+
+    def _read_once(self, most: int) -> bool:
+        if self.sock.released:
+            return False
+        try:
+            data = self.sock.recv(most)
+        except BlockingIOError:
+            return False
+        except OSError as exc:
+            self.ending = _ENDINGS.get(exc.errno or 0, "error")
+            return False
+        if not data:
+            self.ending = "EOF"
+        self.data += data
+        return bool(data)
+
+    def _push(self) -> None:
+        sock = self.sock
+        if self._pushing or sock.released or (isinstance(sock, TcpSocket) and sock.connecting):
+            return
+        self._pushing = True  # a send delivers, and what it delivers may come back here
+        try:
+            while self.unsent:
+                del self.unsent[: sock.send(bytes(self.unsent))]
+            if self._fin_wanted:
+                self._fin_wanted = False
+                assert isinstance(sock, (TcpSocket, UnixSocket))
+                sock.shutdown_output()
+        except BlockingIOError:
+            pass
+        except OSError as exc:
+            # The send told the error, and the kernel tells it once.
+            self.unsent.clear()
+            self._fin_wanted = False
+            if self.ending is None and exc.errno in _ENDINGS and not sock.inbox and not sock.fin_received:
+                self.ending = _ENDINGS[exc.errno]
+        finally:
+            self._pushing = False
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.sock!r} read={len(self.data)} ending={self.ending}>"
+
+
+class Acceptor:
+    """A scripted server: `peers` are those who connected, in their order; `on_peer` is told of each."""
+
+    def __init__(self, system: SimulatedSystem, address: Any, backlog: int) -> None:
+        self.system = system
+        family = socket.AF_UNIX if not isinstance(address, tuple) else socket.AF_INET
+        self.sock = Listening(system, family, address, backlog)
+        self.peers: list[Peer] = []
+        self.accepting = True
+        self.on_peer: Callable[[Peer], object] | None = None
+        system.bind(self.sock)
+        self.sock.watcher = self
+
+    def touch(self, sock: SimulatedSocket) -> None:
+        self.system.at_once(self._accept)
+
+    def _accept(self) -> None:
+        while self.accepting and self.sock.queue:
+            peer = Peer(self.system, self.sock.queue.popleft())
+            self.peers.append(peer)
+            if self.on_peer is not None:
+                self.on_peer(peer)
+
+    def close(self) -> None:
+        """Listens no more."""
+        self.sock.close()
