@@ -212,7 +212,7 @@ class Connection:
         """Queues what cannot go at once; counts, or refuses, what can never go."""
         if self._ended_by is not None:
             raise WriteAfterEnd(f"write() of {len(data)} bytes refused: {self!r} was ended by {self._ended_by}")
-        if self._broken or self._state.output is not ACCEPT:
+        if not self._may_write():
             self._unsent += len(data)
             return
         if not data:
@@ -239,7 +239,7 @@ class Connection:
         if not self._blocked:
             self._send_queue()
         self._refresh()
-        if self._queue.size > self._watermarks.high and not self._writing_paused:
+        if self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
             self._writing_paused = True
             self._record("pause_writing")
             self._protocol.pause_writing()
@@ -247,10 +247,14 @@ class Connection:
     def _on_writable(self) -> None:
         self._send_queue()
         self._refresh()
-        if self._writing_paused and not self._broken and self._queue.size <= self._watermarks.low:
+        if self._writing_paused and self._may_write() and self._queue.size <= self._watermarks.low:
             self._writing_paused = False
             self._record("resume_writing")
             self._protocol.resume_writing()
+
+    def _may_write(self) -> bool:
+        """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
+        return self._state.output is ACCEPT and not self._broken
 
     def _send_queue(self) -> None:
         """Sends until the queue is empty, the kernel takes no more, or the budget of one turn is used up."""
@@ -279,7 +283,7 @@ class Connection:
         if self._state.output is DRAIN:
             self._move(lifecycle.DRAINED)
         else:
-            self._direct = not self._broken
+            self._direct = self._may_write()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's: `pause_writing` comes above `high` bytes, `resume_writing` at or below `low`.
@@ -558,7 +562,7 @@ class Connection:
             self.on_readable = self._deliver
         else:
             self.on_readable = _ignore
-        self._direct = state.output is ACCEPT and not self._queue.size and not self._broken
+        self._direct = self._may_write() and not self._queue.size
         self._refresh()
 
     def _refresh(self) -> None:

@@ -49,7 +49,10 @@ class Protocol:
         """More than the high watermark waits for the peer. Stop writing, or the queue grows to its limit."""
 
     def resume_writing(self) -> None:
-        """No more than the low watermark waits. Always preceded by `pause_writing`."""
+        """No more than the low watermark waits. Always preceded by `pause_writing`.
+
+        Neither comes once output has ended: there is nothing left to write.
+        """
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is over. Called once, last.

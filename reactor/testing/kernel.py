@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, cast
 from reactor import options as opt
 from reactor import pollers
 from reactor.pollers import ERROR, HANGUP
-from reactor.system import Address, Socket, SocketAddress, System, check_port
+from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
 from reactor.testing.faults import DescriptorLimit, Fault
 from reactor.testing.links import Link
 from reactor.testing.peer import Acceptor, Peer
@@ -451,11 +451,12 @@ class SimulatedSystem(System):
             sockaddrs = [(name, chosen, *rest) for name, _, *rest in sockaddrs]
         sockets: list[Listening] = []
         try:
-            sockets.extend([self._listen(sockaddr, options) for sockaddr in sockaddrs])
-        except OSError as exc:
+            for sockaddr in sockaddrs:
+                sockets.append(self._listen(sockaddr, options))
+        except OSError:
             for sock in sockets:
                 sock.close()
-            raise type(exc)(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror}") from exc
+            raise
         return _as_sockets(sockets)
 
     def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
@@ -466,9 +467,12 @@ class SimulatedSystem(System):
             family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
         else:
             family = socket.AF_UNIX
-        self.check_descriptors()
         sock = Listening(self, family, sockaddr, options.limits.backlog, options.sockets)
-        self.bind(sock)
+        try:
+            self.check_descriptors()
+            self.bind(sock)
+        except OSError as exc:
+            raise type(exc)(exc.errno, f"cannot listen on {address_text(sockaddr)}: {exc.strerror}") from exc
         self.give_descriptor(sock)
         return sock
 
