@@ -82,7 +82,7 @@ def test_the_transcript_is_what_trace_prints(run):
     def shape(line: str) -> str:
         return re.sub(r"127\.0\.0\.1:\d+", "ADDRESS", re.sub(r"^ *\d+\.\d{4}", "TIME", line))
 
-    shown = [shape(line) for line in block("\nlistening").splitlines()]
+    shown = [shape(line) for line in ("listening" + block("\nlistening")).splitlines()]
     process = run(sys.executable, "-m", "samples.echo", "--port", "0", "--trace")
     first = process.stdout.readline()
     port = int(first.rsplit(":", 1)[1])
