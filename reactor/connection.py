@@ -23,6 +23,7 @@ import attrs
 
 from reactor import lifecycle
 from reactor.buffers import SendQueue, as_view
+from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
 from reactor.errors import (
     WAIT,
     Aborted,
@@ -36,7 +37,7 @@ from reactor.errors import (
 )
 from reactor.lifecycle import CLOSED, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
-from reactor.options import Options, Watermarks
+from reactor.options import Deadlines, Options, Watermarks
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
 from reactor.protocol import Protocol
 from reactor.report import Report
@@ -57,8 +58,6 @@ ACCEPT, DRAIN, STOP_OUTPUT = Output.ACCEPT, Output.DRAIN, Output.STOP
 # Reads after a failed send, before the connection ends whatever else the peer may say: more than the largest usual
 # receive buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
 _LAST_READS = 256
-# Between two looks at what a peer has acknowledged, however short the deadlines are.
-_SHORTEST_WAIT = 0.001
 
 
 def _ignore() -> None:
@@ -630,76 +629,35 @@ class Connection:
     def _arm(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
-            self._watch = None
-        moment = self._next_moment()
-        if moment is not None:
-            self._watch = self._loop.timers.add(moment, self, self._check_deadlines)
+        look = None if self._state is CLOSED else next_look(self._state, *self._times())
+        self._watch = None if look is None else self._loop.timers.add(look, self, self._check_deadlines)
 
-    def _next_moment(self) -> float | None:
-        """When a deadline of this state could next have passed; None: it has none."""
-        state, deadlines, now = self._state, self._options.deadlines, self._loop.now
-        if state is CLOSED:
-            return None
-        moments = []
-        if state is LINGER:
-            # Acknowledgements come without an event: ask at doubling intervals, and once more when silence is complete.
-            last = max(self._read_at, self._sent_at, self._since)
-            moments.append(now + max(deadlines.linger_grace, now - last, _SHORTEST_WAIT))
-            moments.append(last + deadlines.linger_silence)
-            moments.append(max(self._since, self._sent_at) + deadlines.linger_total)
-        if state.output is DRAIN:
-            begun = max(self._sent_at, self._since)
-            moments.append(min(now + max(deadlines.flush / 16, now - begun, _SHORTEST_WAIT), begun + deadlines.flush))
-            if deadlines.flush_total is not None:
-                moments.append(self._since + deadlines.flush_total)
-        idle_since = self._idle_since()
-        if idle_since is not None and deadlines.idle is not None:
-            moments.append(idle_since + deadlines.idle)
-        return min(moments, default=None)
-
-    def _idle_since(self) -> float | None:
-        """The last activity of a connection that its protocol still uses."""
-        used = self._state.input is DELIVER or self._state.output is ACCEPT
-        return max(self._read_at, self._sent_at) if used else None
+    def _times(self) -> tuple[Deadlines, float, float, float, float]:
+        return self._options.deadlines, self._loop.now, self._read_at, self._sent_at, self._since
 
     def _check_deadlines(self) -> None:
         self._watch = None
-        state, deadlines, now = self._state, self._options.deadlines, self._loop.now
-        if state is LINGER or state.output is DRAIN:
-            self._notice_progress()
-        if state is LINGER:
-            heard, progress = max(self._read_at, self._since), max(self._sent_at, self._since)
-            certain = self._loop.system.outstanding(self._socket) == 0
-            if (
-                (certain and now >= heard + deadlines.linger_grace)
-                or now >= max(heard, progress) + deadlines.linger_silence
-                or now >= progress + deadlines.linger_total
-            ):
-                self.end_linger()
-                return
-        elif state.output is DRAIN:
-            late = None
-            if now >= max(self._sent_at, self._since) + deadlines.flush:
-                late = f"the peer took nothing for {deadlines.flush} s"
-            elif deadlines.flush_total is not None and now >= self._since + deadlines.flush_total:
-                late = f"the peer did not take everything within {deadlines.flush_total} s"
-            if late is not None:
-                self._break(FlushTimeout(f"{self!r}: {late} after our end"))
-                self._move(lifecycle.DEADLINE)
-                return
-        idle_since = self._idle_since()
-        if idle_since is not None and deadlines.idle is not None and now >= idle_since + deadlines.idle:
+        outstanding = None
+        if needs_acknowledgements(self._state):
+            outstanding = self._loop.system.outstanding(self._socket)
+            acknowledged = self._count_acknowledged(outstanding)
+            if acknowledged is not None and acknowledged > self._acknowledged:
+                self._acknowledged = acknowledged
+                self._sent_at = self._loop.now
+        which = passed(self._state, *self._times(), outstanding == 0)
+        deadlines = self._options.deadlines
+        if which is None:
+            self._arm()
+        elif which is Passed.LINGERED:
+            self.end_linger()
+        elif which is Passed.IDLE:
             self._because(IdleTimeout(f"{self!r}: nothing received and nothing sent for {deadlines.idle} s"))
             self._move(lifecycle.CLOSE)
-            return
-        self._arm()
-
-    def _notice_progress(self) -> None:
-        """What the peer acknowledges is progress, too: the kernel takes more only when much of it has gone."""
-        acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
-        if acknowledged is not None and acknowledged > self._acknowledged:
-            self._acknowledged = acknowledged
-            self._sent_at = self._loop.now
+        else:
+            stalled = f"the peer took nothing for {deadlines.flush} s after our end"
+            slow = f"the peer did not take everything within {deadlines.flush_total} s after our end"
+            self._break(FlushTimeout(f"{self!r}: {stalled if which is Passed.STALLED else slow}"))
+            self._move(lifecycle.DEADLINE)
 
     def end_linger(self) -> None:
         """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed."""

@@ -26,6 +26,7 @@ ROOMS = [
     "protocol",
     # pure
     "lifecycle",
+    "deadlines",
     "buffers",
     "timers",
     # seam
