@@ -523,7 +523,8 @@ class Connection:
         if state is before:
             return
         now = self._loop.now
-        self._stages += ((before.name, now - self._since),)
+        if before is not STARTING or now > self._since:  # most begin in the turn they came in: 128 bytes less for each
+            self._stages += ((before.name, now - self._since),)
         self._since = now
         self._state = state
         if state is CLOSED:

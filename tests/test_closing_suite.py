@@ -109,6 +109,7 @@ def test_the_markdown_has_the_facts_and_the_reasons(run: Run):
     assert "| `late-bytes` | ✗ a \\| b | ✓ something |" in page
     assert "| **passed** | 1 of 2 | 1 of 2 |" in page
     assert "not installed: absent" in page
+    assert "- asyncio, with protocols" in page
     for scenario in run.scenarios:
         assert scenario.why in page
 

@@ -61,7 +61,7 @@ def test_an_echo_comes_back_and_ends_in_order_when_the_client_ends(reactor, tran
     report = protocol.report
     assert (report.written, report.accepted, report.unsent, report.received) == (5, 5, 0, 5)
     assert (report.reason, report.how, report.discarded, report.fin_sent) == (None, "in order", 0, True)
-    assert [name for name, _ in report.stages] == ["STARTING", "OPEN", "PEER_END", "LAST", "CLOSED"]
+    assert [name for name, _ in report.stages] == ["OPEN", "PEER_END", "LAST", "CLOSED"]
 
 
 def test_an_asyncio_protocol_runs_unchanged(reactor):

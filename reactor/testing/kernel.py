@@ -208,6 +208,20 @@ class SimulatedSystem(System):
         """A scripted server for what the reactor connects to."""
         return Acceptor(self, address, backlog)
 
+    def connected(self, *, unix: bool = False, link: Link | None = None) -> tuple[StreamSocket, Peer]:
+        """A socket for `Reactor.connect(factory, sock=...)`, and the scripted peer at its other end."""
+        ours: TcpSocket | UnixSocket
+        theirs: TcpSocket | UnixSocket
+        if unix:
+            ours, theirs = (UnixSocket(self, "", "", (link or self.link).send_buffer_bytes) for _ in range(2))
+        else:
+            names = [("127.0.0.1", self.free_port()) for _ in range(2)]
+            ours = TcpSocket(self, socket.AF_INET, names[0], names[1], link or self.link)
+            theirs = TcpSocket(self, socket.AF_INET, names[1], names[0], link or self.link)
+        ours.peer, theirs.peer = theirs, ours
+        self.give_descriptor(ours)
+        return ours, Peer(self, theirs)
+
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
         self._order += 1
@@ -250,6 +264,25 @@ class SimulatedSystem(System):
             assert isinstance(waker, StreamSocket)
             waker.put(bytes((number,)))
             self.pump()
+
+    def ready(self) -> list[tuple[int, int]]:
+        """What a poll would tell now."""
+        return [] if self._poller is None else self._poller.ready()
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is ready, and nothing is to come."""
+        return not self._coming and not self.ready()
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next thing happens in the world."""
+        return self._coming[0][0] if self._coming else None
+
+    @property
+    def coming(self) -> list[tuple[float, str]]:
+        """What is under way: when it is due, and what it is."""
+        return [(due, function.__name__) for due, _, function, _ in sorted(self._coming, key=lambda event: event[:2])]
 
     # Time and what happens in it
 

@@ -40,7 +40,7 @@ class Peer:
         self.ending: str | None = None
         self.reading = True
         self._fin_wanted = False
-        self._touched = self._pushing = False
+        self._touched = self._busy = self._again = False
         # Called when something was read or the connection ended, for a script that answers.
         self.on_change: Callable[[Peer], object] | None = None
         sock.watcher = self
@@ -50,14 +50,12 @@ class Peer:
     def send(self, data: bytes) -> None:
         """Sends it, as soon as the kernel takes it. After the end it goes nowhere."""
         self.unsent += data
-        self._push()
-        self.system.pump()
+        self._act()
 
     def fin(self) -> None:
         """Ends its output behind all that was sent; it goes on reading."""
         self._fin_wanted = True
-        self._push()
-        self.system.pump()
+        self._act()
 
     def stop_reading(self) -> None:
         """Leaves what arrives to its kernel, whose window then closes."""
@@ -66,16 +64,17 @@ class Peer:
     def resume_reading(self) -> None:
         """Reads all by itself again."""
         self.reading = True
-        self.read()
+        self._act()
 
     def read(self, most: int | None = None) -> bytes:
         """Reads what is there now, at most so much; also added to `data`."""
         before = len(self.data)
-        while self.ending is None and (most is None or len(self.data) - before < most):
-            want = _READ_BYTES if most is None else most - (len(self.data) - before)
-            if not self._read_once(want):
+        self._busy = True
+        while most is None or len(self.data) - before < most:
+            if not self._read_once(_READ_BYTES if most is None else most - (len(self.data) - before)):
                 break
-        self.system.pump()
+        self._busy = False
+        self._act()
         return bytes(self.data[before:])
 
     def reset(self) -> None:
@@ -101,18 +100,29 @@ class Peer:
 
     def _react(self) -> None:
         self._touched = False
-        if self.sock.released or (isinstance(self.sock, TcpSocket) and self.sock.connecting):
+        self._act()
+
+    def _act(self) -> None:
+        """Sends and reads what it can. A call into the kernel may lead back here: once is enough."""
+        if self._busy:
+            self._again = True
             return
-        self._push()
-        before = len(self.data)
-        if self.reading:
-            while self.ending is None and self._read_once(_READ_BYTES):
+        before = len(self.data), self.ending
+        self._busy = self._again = True
+        while self._again:
+            self._again = False
+            if self.sock.released or (isinstance(self.sock, TcpSocket) and self.sock.connecting):
+                break
+            self._push()
+            while self.reading and self._read_once(_READ_BYTES):
                 pass
-        if self.on_change is not None and (len(self.data) > before or self.ending is not None):
+        self._busy = False
+        self.system.pump()
+        if self.on_change is not None and (len(self.data), self.ending) != before:
             self.on_change(self)
 
     def _read_once(self, most: int) -> bool:
-        if self.sock.released:
+        if self.sock.released or self.ending is not None:
             return False
         try:
             data = self.sock.recv(most)
@@ -128,9 +138,6 @@ class Peer:
 
     def _push(self) -> None:
         sock = self.sock
-        if self._pushing or sock.released or (isinstance(sock, TcpSocket) and sock.connecting):
-            return
-        self._pushing = True  # a send delivers, and what it delivers may come back here
         try:
             while self.unsent:
                 del self.unsent[: sock.send(bytes(self.unsent))]
@@ -146,8 +153,6 @@ class Peer:
             self._fin_wanted = False
             if self.ending is None and exc.errno in _ENDINGS and not sock.inbox and not sock.fin_received:
                 self.ending = _ENDINGS[exc.errno]
-        finally:
-            self._pushing = False
 
     def __repr__(self) -> str:
         return f"<Peer {self.sock!r} read={len(self.data)} ending={self.ending}>"
