@@ -469,6 +469,10 @@ class Connection:
         """A callback raised: logged, and the connection is reset with it."""
         what = "raised" if self._state is CLOSED else "raised; the connection is reset"
         logger.error("a callback of %r %s", self, what, exc_info=exc)
+        if self._state is CLOSED and self._report is None and self._reason is None:
+            # It had just ended in order, and the last word on that is the protocol's.
+            self._because(exc)
+            self._how = "reset"
         self._abort(exc)
 
     def _abort(self, exc: Exception) -> None:
@@ -604,7 +608,15 @@ class Connection:
         loop, system, protocol = self._loop, self._loop.system, self._protocol
         if self._reason is None and self._unsent:
             self._because(Unsent(f"{self._unsent} bytes written to {self!r} after its end had begun were not sent"))
-        self._report = report = self._take_report()
+        report = self._take_report()
+        if self._reason is None and report.unacknowledged != 0:
+            # A reset that came after the peer's FIN is told by nothing else (K7).
+            hidden = system.error(self._socket)
+            if hidden is not None:
+                self._because(hidden)
+                self._how = "failed"
+                report = self._take_report()
+        self._report = report
         if isinstance(self._reason, OSError) and self._reason.errno == errno.EBADF:
             system.forget(self._socket)
         elif self._how == "reset":

@@ -41,7 +41,7 @@ class Connector:
         self._attempt: tuple[Address, Socket] | None = None
         self._retry: TimerHandle | None = None
         self._over = False
-        loop.outside.add(self)
+        loop.outside[self] = None
         self._deadline = loop.timers.add(loop.time() + options.deadlines.connect, self, self._too_late)
 
     def cancel(self) -> None:
@@ -160,7 +160,7 @@ class Connector:
 
     def _end(self) -> None:
         self._over = True
-        self._loop.outside.discard(self)
+        self._loop.outside.pop(self, None)
         self._deadline.cancel()
         if self._retry is not None:
             self._retry.cancel()

@@ -162,7 +162,7 @@ class Listener:
             self._famine = (loop.now, self._accepted)
             logger.warning("%r pauses: %s; callers wait in the kernel's queue", self, exc.strerror)
         self._rest()
-        loop.starved.add(self)
+        loop.starved[self] = None
         self._retry = loop.timers.add(loop.now + self._back_off, self, self._try_again)
         self._back_off = min(2 * self._back_off, _BACK_OFF_MOST)
         lingering = (end for end in loop.ends.values() if isinstance(end, Connection) and end.state is LINGER)
@@ -186,7 +186,7 @@ class Listener:
                 self.accept(door)
 
     def _stop_retrying(self) -> None:
-        self._loop.starved.discard(self)
+        self._loop.starved.pop(self, None)
         if self._retry is not None:
             self._retry.cancel()
             self._retry = None

@@ -90,13 +90,13 @@ class Loop:
         self.ends: dict[int, End] = {}
         self.gathered: list[Gatherer] = []
         self.dead: deque[Mortal] = deque()
-        self.starved: set[Starved] = set()
+        self.starved: dict[Starved, None] = {}  # in order, as a set is not
         self.observer: Observer | None = None
         self.timers = Timers()
         self.connections_made = 0
         self.totals = Totals()
         # What is under way elsewhere and will come back (a connect, a call in a thread): run() waits for it.
-        self.outside: set[object] = set()
+        self.outside: dict[object, None] = {}
         # Every connection is to be asked to end: those there are, and those that still come.
         self.draining = False
         self._posted: deque[Handle] = deque()

@@ -177,12 +177,12 @@ class Reactor(Loop):
         """
         self.check_open("run_in_thread()")
         future = self.system.submit(function, *args)
-        self.outside.add(future)
+        self.outside[future] = None
         future.add_done_callback(lambda ended: self.call_from_thread(self._came_back, ended, done))
         return future
 
     def _came_back(self, future: Future[Any], done: Callable[[Future[Any]], object] | None) -> None:
-        self.outside.discard(future)
+        self.outside.pop(future, None)
         if done is not None:
             done(future)
         elif not future.cancelled() and future.exception() is not None:

@@ -644,3 +644,42 @@ def test_a_number_given_away_anew_is_not_closed_under_its_new_owner(reactor):
         assert second.connection.get_extra_info("socket").fileno() == number
         other.send(b"alive")
         turn_until(reactor, lambda: second.data == b"alive")
+
+
+def test_a_reset_behind_the_peers_fin_is_told_although_the_kernel_took_everything(reactor):
+    """The peer closed both sides before our last words came: they are lost, and connection_lost says so (K7)."""
+
+    class LastWords(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            self.connection.write(b"too")
+            self.connection.write(b"late")
+
+    server = Server(reactor, LastWords)
+    peer, protocol = server.connected()
+    peer.close()
+    turn_until(reactor, lambda: protocol.ended)
+    assert isinstance(protocol.lost, OSError)
+    report = protocol.report
+    assert (report.how, report.fin_sent, report.written) == ("failed", False, 7)
+    assert report.lost == 7
+
+
+@pytest.mark.logs_errors
+def test_an_exception_in_the_very_last_callback_is_not_dropped(reactor):
+    """eof_received raises when our side had ended already: connection_lost gets the exception, not None."""
+    error = RuntimeError("on purpose")
+
+    class Failing(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            raise error
+
+    server = Server(reactor, Failing)
+    peer, protocol = server.connected()
+    with peer:
+        protocol.connection.write_eof()
+        peer.fin()
+        turn_until(reactor, lambda: protocol.ended)
+    assert protocol.lost is error
+    assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]

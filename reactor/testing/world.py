@@ -1,0 +1,577 @@
+"""One connection on a simulated kernel, its application, its peer: a machine that is driven step by step.
+
+A *schedule* is a scenario's name and a sequence of steps; from the same schedule comes the same run. Steps are what
+can happen next, by whoever does it:
+
+- the application, between turns: write write_eof close abort pause resume;
+  or inside its next callback: then-write then-write_eof then-close then-abort then-pause then-raise
+- the peer: peer-send peer-read peer-fin peer-reset peer-close (it reads only when it is told to)
+- the kernel: short-write (the next send takes one byte) refuse-write (none)
+- the loop: turn, with everything that is ready in one batch; turn-read and turn-write, with one side of it;
+  turn-spurious, with events that did not happen; wait, when nothing is ready: time passes to what is due next
+
+`check` asks what must hold at every moment, `finish` what must hold when nothing more can happen: with a peer that
+stays silent, or (kind) with one that reads everything and ends in order. A `Violation` says what did not.
+
+Sizes are small, so that a few steps meet every limit: a send buffer and a window of 4 bytes, writes of 6.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+
+from reactor import Protocol, Reactor
+from reactor.connection import Connection
+from reactor.errors import Aborted, WriteAfterEnd
+from reactor.lifecycle import CLOSED, ENDED, OPEN, PEER_END, Output
+from reactor.options import Deadlines, Options, Watermarks
+from reactor.pollers import READ, WRITE
+from reactor.testing.faults import Fault, Ready
+from reactor.testing.kernel import SimulatedSystem
+from reactor.testing.links import Link
+from reactor.testing.peer import Peer
+from reactor.testing.sockets import StreamSocket, TcpSocket, UnixSocket
+from reactor.trace import Observer, Record
+
+logger = logging.getLogger("reactor")
+
+WRITE_BYTES = 6
+SEND_BYTES = 2
+BUFFER_BYTES = 4
+OPTIONS = Options(
+    watermarks=Watermarks(high=7, low=2),
+    deadlines=Deadlines(flush=8.0, linger_grace=1.0, linger_silence=4.0, linger_total=16.0),
+)
+# More turns than any end takes; a world that is not quiet by then never will be.
+_MOST_TURNS = 400
+# What one stream carries: no short piece of it occurs twice.
+_PATTERN = bytes((7 * index + index // 251) % 251 for index in range(4096))
+
+
+class Violation(AssertionError):
+    """Something that must hold does not."""
+
+
+class Deliberate(Exception):
+    """What the application raises when it is told to."""
+
+
+def need(holds: object, what: str) -> None:
+    if not holds:
+        raise Violation(what)
+
+
+@attrs.frozen(kw_only=True)
+class Scenario:
+    """What a world is made of."""
+
+    name: str
+    unix: bool = False
+    # What `eof_received` returns.
+    keep_open: bool = False
+    latency: float = 0.0
+    options: Options = OPTIONS
+
+
+SCENARIOS = {
+    scenario.name: scenario
+    for scenario in (
+        Scenario(name="tcp"),
+        Scenario(name="tcp-keep-open", keep_open=True),
+        Scenario(name="tcp-slow", latency=0.5),
+        Scenario(name="tcp-slow-keep-open", latency=0.5, keep_open=True),
+        Scenario(name="tcp-idle", options=attrs.evolve(OPTIONS, deadlines=attrs.evolve(OPTIONS.deadlines, idle=20.0))),
+        Scenario(name="unix", unix=True),
+        Scenario(name="unix-keep-open", unix=True, keep_open=True),
+    )
+}
+
+
+class Choices(Fault):
+    """What the kernel does next, chosen by a step."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.next_send: int | None = None
+        self.batch = "turn"
+
+    def on_send(self, system: SimulatedSystem, sock: StreamSocket, count: int) -> int:
+        if self.next_send is None or sock is not self.world.sock:
+            return count
+        chosen, self.next_send = self.next_send, None
+        return min(count, chosen)
+
+    def on_ready(self, system: SimulatedSystem, ready: Ready) -> Ready:
+        batch, fd = self.batch, self.world.sock.fd
+        if batch == "turn":
+            return ready
+        if batch == "turn-spurious":
+            told = dict(ready)
+            if self.world.sock.watcher is not None and not self.world.sock.released:
+                told[fd] = told.get(fd, 0) | self.world.sock.interest
+            return list(told.items())
+        hidden = WRITE if batch == "turn-read" else READ
+        return [(number, events & ~hidden if number == fd else events) for number, events in ready]
+
+
+class Application(Protocol):
+    """Remembers what it is told; does in its next callback what it was armed with."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.received = bytearray()
+        # The callbacks' grammar, one letter each: m(ade) d(ata) e(of) l(ost); and pausing, which alternates.
+        self.phase = ""
+        self.writing_paused = False
+        self.ever = False
+        self.lost: Exception | None = None
+        self.armed: str | None = None
+
+    def connection_made(self, connection: Connection) -> None:
+        need(self.phase == "", f"connection_made after {self.phase}")
+        self.connection = connection
+        self._told("m")
+
+    def data_received(self, data: bytes) -> None:
+        need(self.phase in ("m", "d"), f"data_received after {self.phase or 'nothing'}")
+        need(data, "data_received without data")
+        self.received += data
+        self._told("d")
+
+    def eof_received(self) -> bool:
+        need(self.phase in ("m", "d"), f"eof_received after {self.phase or 'nothing'}")
+        self._told("e")
+        return self.world.scenario.keep_open
+
+    def pause_writing(self) -> None:
+        need(self.phase in ("m", "d", "e"), f"pause_writing after {self.phase or 'nothing'}")
+        need(not self.writing_paused, "pause_writing twice")
+        self.writing_paused = True
+        self._told(self.phase)
+
+    def resume_writing(self) -> None:
+        need(self.phase in ("m", "d", "e"), f"resume_writing after {self.phase or 'nothing'}")
+        need(self.writing_paused, "resume_writing without pause_writing")
+        self.writing_paused = False
+        self._told(self.phase)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        need(self.phase in ("m", "d", "e"), f"connection_lost after {self.phase or 'nothing'}")
+        self.lost = exc
+        self._told("l")
+
+    def _told(self, phase: str) -> None:
+        self.phase = phase
+        step, self.armed = self.armed, None
+        if step == "raise":
+            self.world.raised = phase != "l"
+            raise Deliberate
+        if step is not None and phase != "l":
+            self.world.act(step)
+
+
+class ErrorLog(logging.Handler):
+    """Errors that the reactor logs, but for those that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.unexpected: list[BaseException | str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        cause = record.exc_info[1] if record.exc_info else None
+        if not isinstance(cause, Deliberate):
+            self.unexpected.append(cause or record.getMessage())
+
+    def __enter__(self) -> ErrorLog:
+        self._before = logger.propagate, logger.level
+        logger.propagate = False
+        logger.setLevel(logging.ERROR)
+        logger.addHandler(self)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        logger.removeHandler(self)
+        logger.propagate, level = self._before
+        logger.setLevel(level)
+
+
+class World:
+    """The machine. Drive it inside `with ErrorLog() as log`."""
+
+    def __init__(self, scenario: Scenario, log: ErrorLog, observer: Observer | None = None) -> None:
+        self.scenario = scenario
+        self.log = log
+        link = Link(latency=scenario.latency, send_buffer_bytes=BUFFER_BYTES, receive_buffer_bytes=BUFFER_BYTES)
+        self.choices = Choices(self)
+        self.system = SimulatedSystem(link=link)
+        self.sock: StreamSocket
+        self.sock, self.peer = self.system.connected(unix=scenario.unix)
+        self.peer.stop_reading()
+        self.system.faults = [self.choices]
+        self.reactor = Reactor(system=self.system)
+        if observer is not None:
+            self.reactor.observe(observer)
+        self.application = Application(self)
+        # Written while it could still go, and all in all; what the peer sent.
+        self.written = 0
+        self.written_in_all = 0
+        self.sent = 0
+        # What happened, as far as it decides how it may end.
+        self.ended_by_us = self.aborted = self.raised = False
+        self.peer_ended = self.peer_reset = False
+        self.reset_was_in_time = False
+        self.reactor.connect(lambda: self.application, sock=self.sock, options=scenario.options)  # type: ignore[arg-type]
+        for _ in range(3):
+            self.reactor.run_once(0)
+        self.connection: Connection = self.application.connection
+
+    # Steps
+
+    def steps(self) -> list[str]:
+        """What can happen next."""
+        if self.application.phase == "l":
+            return []
+        steps = []
+        connection, choices, sock = self.connection, self.choices, self.sock
+        if not self.ended_by_us:
+            steps += ["write", "write_eof"]
+        steps += ["close", "abort", "pause" if self._reading_wanted() else "resume"]
+        if self.application.armed is None:
+            steps += ["then-close", "then-abort", "then-raise", "then-pause"]
+            if not self.ended_by_us:
+                steps += ["then-write", "then-write_eof"]
+        if not self.peer.sock.released:
+            if not self.peer_ended:
+                steps += ["peer-send", "peer-fin"]
+            if self.peer.ending is None and self.peer.sock.events() & READ:
+                steps.append("peer-read")
+            steps += ["peer-reset", "peer-close"]
+        if choices.next_send is None and connection.state.output is not Output.STOP:
+            steps += ["short-write", "refuse-write"]
+        events = sock.events() & sock.interest if sock.watcher is not None else 0
+        if self.busy():
+            steps.append("turn")
+            if events & READ and events & WRITE:
+                steps += ["turn-read", "turn-write"]
+        elif not self.over():
+            steps.append("wait")
+        if sock.watcher is not None and sock.interest & ~events:
+            steps.append("turn-spurious")
+        return steps
+
+    def busy(self) -> bool:
+        """A turn would do something at once."""
+        return self.reactor.timeout() == 0 or bool(self.system.ready())
+
+    def over(self) -> bool:
+        """Nothing can happen any more, unless somebody acts."""
+        return self.reactor.timeout() is None and self.system.quiet
+
+    def _reading_wanted(self) -> bool:
+        return not getattr(self.connection, "_paused", False)
+
+    def do(self, step: str) -> None:
+        """One step."""
+        if step.startswith("turn"):
+            self.choices.batch = step
+            self.reactor.run_once(0)
+            self.choices.batch = "turn"
+        elif step == "wait":
+            self._wait()
+        elif step == "short-write":
+            self.choices.next_send = 1
+        elif step == "refuse-write":
+            self.choices.next_send = 0
+        elif step.startswith("then-"):
+            self.application.armed = step.removeprefix("then-")
+        elif step.startswith("peer-"):
+            self._peer_does(step)
+        else:
+            self.act(step)
+
+    def _wait(self) -> None:
+        """A turn that waits for a deadline or for the next packet, whatever comes first."""
+        if self.busy():
+            self.reactor.run_once(0)
+            return
+        due = self.system.next_due
+        self.reactor.run_once(None if due is None else max(0.0, due - self.system.now))
+
+    def act(self, step: str) -> None:
+        """What the application does, between turns or inside a callback."""
+        connection = self.connection if hasattr(self, "connection") else self.application.connection
+        if step == "write":
+            data = _PATTERN[self.written_in_all : self.written_in_all + WRITE_BYTES]
+            live = connection.state.output is Output.ACCEPT and not connection.is_closing()
+            try:
+                connection.write(data)
+            except WriteAfterEnd:
+                need(self.ended_by_us, "write() refused, though its output was not ended")
+                return
+            need(not self.ended_by_us, "write() taken after our end")
+            self.written_in_all += len(data)
+            if live:
+                self.written = self.written_in_all
+        elif step == "pause":
+            connection.pause_reading()
+        elif step == "resume":
+            connection.resume_reading()
+        else:
+            self.ended_by_us = True
+            if step == "abort" and connection.state is not CLOSED:
+                self.aborted = True
+            getattr(connection, step)()
+
+    def _peer_does(self, step: str) -> None:
+        peer = self.peer
+        if step == "peer-send":
+            peer.send(_PATTERN[self.sent : self.sent + SEND_BYTES])
+            self.sent += SEND_BYTES
+        elif step == "peer-read":
+            peer.read()
+        elif step == "peer-fin":
+            self.peer_ended = True
+            peer.fin()
+        else:
+            reset = step == "peer-reset" or bool(peer.sock.inbox)
+            self.peer_ended = True
+            self.peer_reset = self.peer_reset or reset
+            peer.unsent.clear()
+            if step == "peer-reset":
+                peer.reset()
+            else:
+                peer.close()
+        sock = self.sock
+        if isinstance(sock, TcpSocket) and sock.was_reset and self.connection.state is not CLOSED:
+            self.reset_was_in_time = True
+
+    # What must hold
+
+    def check(self) -> None:
+        """At every moment."""
+        application, peer, sock = self.application, self.peer, self.sock
+        for cause in self.log.unexpected:
+            raise Violation(f"the reactor logged {type(cause).__name__}: {cause}")
+        for call in self.system.bad_calls:
+            raise Violation(f"the reactor made a {call}")
+        need(sock.releases <= 1, "the descriptor was closed twice")
+        need(_PATTERN.startswith(peer.data), f"the peer read {bytes(peer.data)!r}: not what was written, in order")
+        need(_PATTERN.startswith(application.received), "what was delivered is not what the peer sent, in order")
+        need(len(peer.data) <= self.written_in_all, "the peer read more than was written")
+        report = self.connection.report
+        need(
+            report.written == self.written_in_all,
+            f"{self.written_in_all} bytes were written, the report says {report.written}",
+        )
+        need(report.written == report.accepted + report.unsent, "the report does not add up")
+        need(report.received == len(application.received), "the report counts another input than was delivered")
+        if isinstance(sock, TcpSocket):
+            out = bytes(sock.out)
+            need(out == _PATTERN[report.accepted - len(out) : report.accepted], "the kernel was given other bytes")
+        inbox = bytes(peer.sock.inbox)
+        need(_PATTERN.startswith(inbox, len(peer.data)), "other bytes arrived than were written")
+        if application.phase == "e":
+            need(self.peer_ended and len(application.received) == self.sent, "eof_received before all was delivered")
+
+    def finish(self, kind: bool) -> None:
+        """When nothing more happens but the passing of deadlines: nobody waits in vain, and every end is told."""
+        self.application.armed = None
+        self.choices.next_send = None
+        peer = self.peer
+        if kind:
+            peer.on_change = _end_in_order
+            peer.resume_reading()
+            _end_in_order(peer)
+        self._settle()
+        if self.application.phase != "l":
+            self._check_waiting()
+            if not kind:
+                self._read_up()
+            self.ended_by_us = True
+            self.connection.close()
+            self._settle()
+        need(self.application.phase == "l", f"{self.connection!r} never ends, with all deadlines passed")
+        need(self.sock.releases == 1 and self.sock.released, "the descriptor was not closed")
+        self._check_end(kind)
+
+    def _settle(self) -> None:
+        for _ in range(_MOST_TURNS):
+            if self.over():
+                self.check()
+                return
+            self._wait()
+        raise Violation(f"{self.connection!r} is never quiet: {_MOST_TURNS} turns")
+
+    def _check_waiting(self) -> None:
+        """A connection that is not over waits for somebody who may still act, and for nothing it could have."""
+        connection, sock = self.connection, self.sock
+        need(connection.state in (OPEN, ENDED, PEER_END), f"{connection!r} waits, and nobody can end that")
+        need(not connection.is_closing(), f"{connection!r} has failed, and nobody is told")
+        # With both sides shut a hang-up cannot be masked: a connection that is paused then is told when it resumes.
+        unwatched = sock.shut and sock.fin_received and not connection.is_reading()
+        need(unwatched or not sock.error_number, f"{connection!r} does not notice the error {sock.error_number}")
+        if connection.is_reading():
+            need(not sock.inbox, f"{connection!r} does not deliver what has arrived")
+            need(not sock.fin_received, f"{connection!r} does not notice the peer's end")
+        queued = connection.get_write_buffer_size()
+        need(not queued or not sock.events() & WRITE, f"{connection!r} could send, and does not")
+        low, _ = connection.get_write_buffer_limits()
+        waits = self.application.writing_paused and connection.state.output is Output.ACCEPT
+        need(queued > low or not waits, f"{connection!r} does not resume its writer")
+        if connection.state is ENDED:
+            need(sock.shut, f"{connection!r} has ended its output, and no FIN was sent")
+
+    def _read_up(self) -> None:
+        """Reading again, a paused connection gets everything that had arrived."""
+        if self.connection.state.output is Output.ACCEPT and not self._reading_wanted():
+            self.connection.resume_reading()
+            self._settle()
+            if self.application.phase != "l":
+                self._check_waiting()
+
+    def _check_end(self, kind: bool) -> None:
+        application, peer, sock, report = self.application, self.peer, self.sock, self.connection.report
+        lost = application.lost
+        need(not isinstance(lost, AssertionError), f"the reactor failed: {lost}")
+        need(report.reason is lost, "connection_lost and the report name different reasons")
+        # What the peer's side has: read, or waiting to be read by who has not gone.
+        arrived = len(peer.data) + len(peer.sock.inbox)
+        if isinstance(sock, TcpSocket):
+            if report.acknowledged is not None and not self.peer_reset and not peer.sock.released:
+                need(report.acknowledged <= arrived, "more was reported as acknowledged than arrived")
+            self._check_tcp_end(sock)
+        if lost is None:
+            need(report.unsent == 0, f"{report.unsent} bytes were lost in silence")
+            need(report.fin_sent and (sock.shut or self.scenario.unix), "it ended in order without our FIN")
+            need(
+                self.peer_ended or report.unacknowledged in (0, None),
+                f"the end was told as one in order, with {report.unacknowledged} bytes unacknowledged",
+            )
+            need(not self.aborted and not self.raised, "an abort was told as an end in order")
+        if self.aborted and not self.raised and not self.peer_reset:
+            need(lost is not None, "an abort is told with a reason")
+        if self.raised:
+            need(lost is not None, "a callback raised, and connection_lost has no reason")
+        if peer.ending == "EOF" and not (self.scenario.unix and lost is not None):
+            need(
+                len(peer.data) >= self.written,
+                f"the peer saw a clean end after {len(peer.data)} of {self.written} bytes",
+            )
+        if kind and lost is None and not self.peer_reset and not self.peer_left:
+            need(len(peer.data) == self.written_in_all, "all was sent and ended in order, and the peer got less")
+            need(peer.ending == "EOF", f"an end in order looked like {peer.ending} to the peer")
+
+    @property
+    def peer_left(self) -> bool:
+        """The peer's program closed its socket."""
+        return self.peer.sock.released
+
+    def _check_tcp_end(self, sock: TcpSocket) -> None:
+        lost, report = self.application.lost, self.connection.report
+        if self.reset_was_in_time:
+            need(lost is not None, "the peer's reset was not told")
+        if self.peer.ending == "reset":
+            lingered = any(name == "LINGER" and seconds >= 1.0 for name, seconds in report.stages)
+            need(lost is not None or lingered, "the peer was reset, and our side ended in order")
+        ours = isinstance(lost, (Aborted, Deliberate)) or report.how == "reset"
+        if ours and not sock.over and not sock.was_reset:
+            need(sock.reset_on_close, "the end was to be a reset, and was a FIN")
+        if not ours and lost is None:
+            need(not sock.reset_on_close, "an end in order was a reset")
+
+    # Seen before?
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        """The same for worlds whose futures are the same; absolute counts and times are left out."""
+        return (
+            _of_connection(self.connection, self.reactor),
+            _of_socket(self.sock),
+            _of_socket(self.peer.sock),
+            self.application.phase,
+            self.application.armed,
+            self.application.writing_paused,
+            len(self.peer.unsent),
+            self.peer.ending,
+            self.choices.next_send,
+            self.ended_by_us,
+            self.aborted,
+            self.raised,
+            self.peer_ended,
+            self.peer_reset,
+            self.reset_was_in_time,
+            self.written == self.written_in_all,
+            tuple((round(due - self.system.now, 6), what) for due, what in self.system.coming),
+            self.busy(),
+        )
+
+
+def _end_in_order(peer: Peer) -> None:
+    """A kind peer answers our end with its own."""
+    if peer.ending is not None and not peer.sock.released:
+        if peer.ending == "EOF":
+            peer.fin()
+        else:
+            peer.close()
+
+
+# Counts and clocks that grow, and what only names or is named: without them equal worlds look equal.
+_GROWING = {
+    "_received", "_discarded", "_accepted", "_unsent", "_acknowledged", "_turn", "_number", "_stages", "_report",
+    "_read_at", "_sent_at", "_since", "_watch", "_loop", "_socket", "_fd", "_address", "_options", "_watermarks",
+    "_read_bytes", "_protocol", "_queue", "_observer", "_on_end",
+}  # fmt: skip
+
+
+def _of_connection(connection: Connection, reactor: Reactor) -> tuple[Any, ...]:
+    """Everything of a connection's own that decides what it does next. The one place that looks inside."""
+    get: Callable[..., Any] = getattr
+    now = reactor.time()
+    words: list[Any] = [connection.get_write_buffer_size()]
+    for name in _field_names():
+        value = get(connection, name)
+        if isinstance(value, Exception):
+            value = type(value).__name__
+        elif callable(value):
+            value = value.__name__
+        elif hasattr(value, "name"):
+            value = value.name
+        words.append(value)
+    words.append(get(connection, "_turn", None) == reactor.turns)
+    if get(connection, "_watch", None) is not None:
+        words += [round(now - get(connection, name), 6) for name in ("_read_at", "_sent_at", "_since")]
+        words.append(round(get(connection, "_watch").when() - now, 6))
+        words.append(get(connection, "_accepted") - get(connection, "_acknowledged"))
+    words.append(get(connection, "_unsent") > 0)
+    posted = get(reactor, "_posted", ())
+    words.append(tuple(get(get(handle, "_callback"), "__name__", None) for handle in posted))
+    words += [len(reactor.gathered), len(reactor.dead)]
+    return tuple(words)
+
+
+def _field_names() -> tuple[str, ...]:
+    if not _names:
+        _names.extend(field.name for field in attrs.fields(Connection) if field.name not in _GROWING)
+    return tuple(_names)
+
+
+_names: list[str] = []
+
+
+def _of_socket(sock: StreamSocket) -> tuple[Any, ...]:
+    words: tuple[Any, ...] = (len(sock.inbox), sock.shut, sock.fin_received, sock.error_number, sock.released)
+    if isinstance(sock, TcpSocket):
+        words += (len(sock.out), sock.in_flight, sock.fin_posted, sock.fin_acked, sock.dead, sock.was_reset)
+        words += (sock.orphan, sock.fin_came_first)
+    elif isinstance(sock, UnixSocket):
+        words += (sock.peer_gone,)
+    return words
+
+
+def trace_line(record: Record) -> str:
+    """A record as a line of a replay."""
+    count = "" if record.count is None else f" {record.count}"
+    return f"{record.time:10.3f}  {record.what}{count}{'  ' + record.detail if record.detail else ''}"
