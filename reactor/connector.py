@@ -48,6 +48,7 @@ class Connector:
         """Gives up: no callback comes, no protocol is made. Does nothing once it has succeeded or failed."""
         if not self._over:
             self._end()
+            self._loop.outside.pop(self, None)
 
     def done(self) -> bool:
         """Whether it is over: it succeeded, failed, or was cancelled."""
@@ -100,9 +101,15 @@ class Connector:
             except OSError as exc:
                 self._causes.append((address, exc))
                 continue
-            self._attempt = (address, sock)
             loop.admit(sock.fileno(), self)
-            loop.poller.register(sock.fileno(), WRITE)
+            try:
+                loop.poller.register(sock.fileno(), WRITE)
+            except OSError as exc:
+                self._causes.append((address, exc))
+                loop.dismiss(sock.fileno(), registered=False)
+                loop.doom(_Dropped(loop, sock))
+                continue
+            self._attempt = (address, sock)
             return
         self._fail()
 
@@ -129,6 +136,7 @@ class Connector:
             self._loop.system.close(sock)
             return
         self._end()
+        self._loop.outside.pop(self, None)
         connection = Connection(self._loop, sock, address, self._options, "connected")
         self._loop.post(connection, connection.begin, self._factory)
 
@@ -151,6 +159,7 @@ class Connector:
         self._loop.post(self, self._tell, exc)
 
     def _tell(self, exc: Exception) -> None:
+        self._loop.outside.pop(self, None)
         protocol = self._factory()
         tell = getattr(protocol, "connection_failed", None)
         if tell is None:
@@ -160,7 +169,6 @@ class Connector:
 
     def _end(self) -> None:
         self._over = True
-        self._loop.outside.pop(self, None)
         self._deadline.cancel()
         if self._retry is not None:
             self._retry.cancel()

@@ -88,7 +88,11 @@ class Listener:
         self._famine: tuple[float, int] | None = None
         for door in self._doors:
             loop.admit(door.fd, door)
-        self._watch()
+        try:
+            self._watch()
+        except OSError:
+            self.abandon()
+            raise
 
     @property
     def addresses(self) -> tuple[SocketAddress, ...]:

@@ -240,9 +240,7 @@ class Reactor(Loop):
     def _has_work(self) -> bool:
         if self._drain is None:
             return super()._has_work()
-        if self._posted or self.dead or self.connectors:
-            return True
-        if any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
+        if self.connectors or any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
             return True
         if not self._drain.finished:
             began, before = self._before_drain

@@ -161,3 +161,19 @@ def test_an_earlier_deadline_holds(reactor):
         reactor.run()
     assert summary.finished
     assert isinstance(protocol.lost, Aborted)
+
+
+def test_a_program_that_never_rests_is_drained_all_the_same(reactor):
+    """A call that posts itself again and again does not keep run() from returning."""
+
+    def again():
+        reactor.call_soon(again)
+
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    reactor.call_soon(again)
+    with peer:
+        peer.fin()
+        summary = reactor.drain(5)
+    assert summary.clean
+    assert protocol.ended

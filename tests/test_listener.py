@@ -348,3 +348,48 @@ def test_an_abstract_socket_is_served(reactor):
         with Peer(client, reactor) as peer:
             peer.fin()
             assert peer.read_to_end() == "EOF"
+
+
+class Unpollable:
+    """A poller that has no room for one more."""
+
+    def __init__(self, poller):
+        self._poller = poller
+        self.full = False
+
+    def register(self, fd, interest):
+        if self.full:
+            raise OSError(errno.ENOSPC, "no room")
+        self._poller.register(fd, interest)
+
+    def __getattr__(self, name):
+        return getattr(self._poller, name)
+
+
+@pytest.mark.logs_errors
+def test_a_socket_that_cannot_be_polled_is_not_left_open(poller):
+    """listen() raises, connect() tells, and nothing stays behind."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        reactor.poller = Unpollable(reactor.poller)
+        reactor.poller.full = True
+        with pytest.raises(OSError, match="no room"):
+            reactor.listen(Recorder, "127.0.0.1", 0)
+        client = Recorder()
+        reactor.connect(lambda: client, *server.address)
+        turn_until(reactor, lambda: client.failed)
+        assert "no room" in str(client.failed)
+        assert reactor.listeners == (server.listener,)
+
+
+@pytest.mark.logs_errors
+def test_a_caller_who_cannot_be_polled_is_reset_and_told_to_nobody(poller, caplog):
+    """No protocol is told of a connection that cannot be served; the log says why."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        reactor.poller = Unpollable(reactor.poller)
+        reactor.poller.full = True
+        with server.peer() as peer:
+            assert peer.read_to_end() == "reset"
+        assert server.protocols[0].calls == []
+        assert "no room" in caplog.text

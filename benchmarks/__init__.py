@@ -1,0 +1,1 @@
+"""What is measured beside other frameworks: the speed (`benchmarks`) and the ends (`benchmarks.closing`)."""

@@ -1,0 +1,1 @@
+"""One small server for each framework, serving the behaviours that `job` names."""
