@@ -147,7 +147,10 @@ class Connector:
         self._fail()
 
     def _fail(self) -> None:
-        causes = "; ".join(f"{where}: {getattr(exc, 'strerror', None) or exc}" for where, exc in self._causes)
+        causes = "; ".join(
+            ("" if str(where) == self._target else f"{where}: ") + str(getattr(exc, "strerror", None) or exc)
+            for where, exc in self._causes
+        )
         message = f"cannot connect to {self._target}: {causes or 'it has no address'}"
         self.fail(ConnectFailed(message, tuple(self._causes)))
 

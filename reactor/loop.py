@@ -25,7 +25,7 @@ from reactor.errors import Misuse, ReactorClosed
 from reactor.report import Totals
 from reactor.system import System
 from reactor.timers import Handle, TimerHandle, Timers
-from reactor.trace import Observer, both
+from reactor.trace import Observer, both, guarded
 from reactor.wakeup import Waker
 
 logger = logging.getLogger("reactor")
@@ -308,6 +308,7 @@ class Loop:
 
     def observe(self, observer: Observer) -> None:
         """Tells `observer` what happens to every connection that begins from now on (`reactor.trace`)."""
+        observer = guarded(observer)
         self.observer = observer if self.observer is None else both(self.observer, observer)
 
     def fileno(self) -> int:

@@ -224,6 +224,11 @@ class Reactor(Loop):
         for connector in self.connectors:
             connector.fail(late)
 
+    @property
+    def drained(self) -> DrainSummary | None:
+        """What the drain has come to: None before there was one, complete once it says `finished`."""
+        return self._drain
+
     def drain_on_signals(self, deadline: float) -> None:
         """SIGTERM and SIGINT drain; a second one ends it at once. ValueError outside the main thread."""
         for number in self.system.stop_signals():

@@ -140,7 +140,7 @@ class System:
                 for address in self._passive_addresses(host, port):
                     if sockets and port == 0:
                         address = _with_port(address, sockets[0].getsockname()[1])
-                    sockets.append(self._listen_at(address, options, dual_stack=host is None))
+                    sockets.append(self._listen_at(address, options, dual_stack=not host))
             except OSError as exc:
                 for sock in sockets:
                     sock.close()
@@ -153,7 +153,7 @@ class System:
         raise AssertionError("the last try either returns or raises")
 
     def _passive_addresses(self, host: str | None, port: int) -> list[Address]:
-        if host is None or host == "":
+        if not host:
             if socket.has_dualstack_ipv6():
                 return [Address(socket.AF_INET6, ("::", port, 0, 0))]
             return [Address(socket.AF_INET, ("0.0.0.0", port))]

@@ -2,7 +2,8 @@
 
 An observer is any callable that takes a `Record`. `reactor.observe(observer)` gives it what happens to every connection
 that begins afterwards; without one, nothing is recorded and nothing is paid. Records come in the order in which things
-happened. An observer must not call back into the connection it is told about.
+happened. An observer must not call back into the connection it is told about; one that raises is logged, and told no
+more: looking at a connection never ends it.
 
 Two kinds of record share one stream: the *wire* (`WIRE`: what crossed it, or was decided about it) and the *callbacks*
 (`CALLBACKS`: each method of the user's protocol, just before it is called).
@@ -11,10 +12,13 @@ Two kinds of record share one stream: the *wire* (`WIRE`: what crossed it, or wa
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from typing import TextIO, TypeAlias
 
 import attrs
+
+logger = logging.getLogger("reactor")
 
 WIRE = (
     "accepted",
@@ -60,6 +64,22 @@ def both(first: Observer, second: Observer) -> Observer:
     def tell(record: Record) -> None:
         first(record)
         second(record)
+
+    return tell
+
+
+def guarded(observer: Observer) -> Observer:
+    """The same observer, until it raises."""
+    listening = True
+
+    def tell(record: Record) -> None:
+        nonlocal listening
+        if listening:
+            try:
+                observer(record)
+            except Exception:
+                listening = False
+                logger.exception("an observer raised, and is told no more")
 
     return tell
 

@@ -593,6 +593,27 @@ def test_a_trace_reads_like_the_connection_lived(reactor):
     ]
 
 
+@pytest.mark.logs_errors
+def test_an_observer_that_raises_ends_nothing(reactor, caplog):
+    """It is logged once and told no more; the connection lives, and other observers still hear of it."""
+    heard = []
+
+    def broken(record):
+        raise OSError("nobody reads the trace any more")
+
+    reactor.observe(broken)
+    reactor.observe(lambda record: heard.append(record.what))
+    server = Server(reactor, Echo)
+    with server.peer() as peer:
+        peer.send(b"hello")
+        peer.fin()
+        assert peer.read_to_end() == "EOF"
+    assert server.protocols[0].lost is None
+    assert heard[0] == "accepted"
+    assert heard[-1] == "connection_lost"
+    assert caplog.text.count("an observer raised") == 1
+
+
 def test_a_trace_for_programs_is_json(reactor):
     """Each line is one record, callbacks included."""
     import io

@@ -76,7 +76,7 @@ def test_a_refused_connect_tells_the_cause(reactor, clients):
     (client,) = clients
     assert client.calls == ["connection_failed"]
     assert isinstance(client.failed, ConnectFailed)
-    assert str(client.failed) == f"cannot connect to 127.0.0.1:{port}: 127.0.0.1:{port}: Connection refused"
+    assert str(client.failed) == f"cannot connect to 127.0.0.1:{port}: Connection refused"
     ((address, cause),) = client.failed.causes
     assert str(address) == f"127.0.0.1:{port}"
     assert cause.errno == errno.ECONNREFUSED

@@ -1,0 +1,38 @@
+"""The chat's command line: a server, or with `--connect` a client; `python -m samples.chat --help` tells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from samples import common
+from samples.chat.client import Terminal
+from samples.chat.rooms import Lobby
+from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, serve
+
+EXAMPLES = """\
+  python -m samples.chat --port 7001 --idle-timeout 3600    the server
+  python -m samples.chat --connect 127.0.0.1:7001           a client
+  nc 127.0.0.1 7001                                         so is this; and telnet, and
+  socat readline tcp:127.0.0.1:7001                         this, with a history
+  echo 'the build is done' | nc -N 127.0.0.1 7001           a script that has something to say"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.parser("chat", "A chat with rooms, for nc, telnet, socat and its own client.", 7001, EXAMPLES)
+    common.add_connect(parser, "be a client of that server")
+    parser.add_argument(
+        "--line-limit", type=common.count, default=LINE_LIMIT, metavar="N", help=f"bytes in one line ({LINE_LIMIT})"
+    )
+    parser.add_argument(
+        "--queue-limit",
+        type=common.count,
+        default=QUEUE_LIMIT,
+        metavar="N",
+        help=f"bytes that may wait for a member who reads slowly; then they are dropped ({QUEUE_LIMIT})",
+    )
+    args = parser.parse_args(argv)
+    if args.connect is not None:
+        return common.run_client(parser, args, Terminal)
+    rooms = partial(serve, lobby=Lobby(), line_limit=args.line_limit, queue_limit=args.queue_limit)
+    return common.run_server(parser, args, rooms)
