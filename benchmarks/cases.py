@@ -113,9 +113,7 @@ def echo(size: str, connections: int, depth: int = 1) -> Case:
     name = f"echo-{size}-{connections}" + (f"-pipelined-{depth}" if depth > 1 else "")
     under_way = f", {depth} under way on each" if depth > 1 else ""
     what = f"messages of {SIZES[size]:,} bytes echoed, on {connections} connection{'s'[: connections > 1]}{under_way}"
-    return Case(
-        name, what, "echo", Load("echo", connections, SIZES[size], depth), targets=ECHO_TARGETS.get(name, ())
-    )
+    return Case(name, what, "echo", Load("echo", connections, SIZES[size], depth), targets=ECHO_TARGETS.get(name, ()))
 
 
 def fanout(burst: int, *targets: Target) -> Case:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import attrs
 
 from benchmarks.cases import Case, Load, Variant
-from benchmarks.servers import PATIENCE, Failed, Running, Server, environment, on_core_of, put_under_load
+from benchmarks.servers import Failed, Running, Server, environment, on_core_of, put_under_load
 
 # Descriptors that a server and the load need beside their connections.
 _SPARE = 700
@@ -67,7 +67,6 @@ def run(
             (server, variant)
             for server in servers
             for variant in case.variants
-            # With nobody to compare, only the trace's own server takes part in `trace`.
             if all(takes_part(server, case, each) for each in case.variants)
         ]
         for case in cases
@@ -122,8 +121,8 @@ def measured(case: Case, server: Server, variant: Variant, effort: Effort, descr
     return values
 
 
-def spent(command: list[str]) -> tuple[float, float, str]:
-    """Runs it on the servers' core: CPU seconds, most resident memory in MB, and what it printed."""
+def spent(command: list[str]) -> tuple[float, str]:
+    """Runs it on the servers' core: CPU seconds, and what it printed."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -144,22 +143,19 @@ def spent(command: list[str]) -> tuple[float, float, str]:
                 process.kill()
     if process.returncode:
         raise Failed(words[-1] if words else f"exit status {process.returncode}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, output
+    return used.ru_utime + used.ru_stime, output
 
 
 def import_cost(server: Server) -> Values:
     # Each time beside a bare interpreter, with which it is compared.
-    bare, _, _ = spent([sys.executable, "-c", "pass"])
-    # /proc/self/statm: the peak that the kernel keeps is inherited from who forked.
+    bare, _ = spent([sys.executable, "-c", "pass"])
+    # Not wait4's peak: a child inherits that from who forked it.
     report = "import os; print(int(open('/proc/self/statm').read().split()[1]) * os.sysconf('SC_PAGESIZE'))"
-    loaded, _, resident = spent([sys.executable, "-c", f"import {server.module}\n{report}"])
+    loaded, resident = spent([sys.executable, "-c", f"import {server.module}\n{report}"])
     return {"time_ms": 1000 * (loaded - bare), "resident_mb": int(resident) / 2**20}
 
 
 def timers_cost(server: Server, count: int) -> Values:
-    cpu, resident, output = spent(server.command("timers", f"count={count}"))
-    seconds = float(output)
-    return {"rate": count / seconds, "cpu_us": 1e6 * cpu / count, "resident_mb": resident}
-
-
-__all__ = ["PATIENCE", "QUICK", "Effort", "Result", "Values", "raise_descriptor_limit", "run"]
+    _, output = spent(server.command("timers", f"count={count}"))
+    seconds, cpu, peak_kib = map(float, output.split())
+    return {"rate": count / seconds, "cpu_us": 1e6 * cpu / count, "resident_mb": peak_kib / 1024}

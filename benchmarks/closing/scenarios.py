@@ -37,7 +37,7 @@ class Verdict:
 @attrs.frozen
 class Scenario:
     name: str
-    numbers: str  # in the list of endings
+    numbers: str  # in docs/endings.md
     what: str
     passes: str
     why: str
