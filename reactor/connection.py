@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -28,9 +29,11 @@ from reactor.errors import (
     WAIT,
     Aborted,
     FlushTimeout,
+    HandshakeTimeout,
     IdleTimeout,
     Misuse,
     QueueOverflow,
+    TLSTruncated,
     Unacknowledged,
     Unsent,
     WriteAfterEnd,
@@ -46,9 +49,9 @@ from reactor.timers import TimerHandle
 from reactor.trace import Observer, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from typing_extensions import Buffer
+
+    from reactor.tls import Codec
 
 logger = logging.getLogger("reactor")
 
@@ -58,6 +61,15 @@ ACCEPT, DRAIN, STOP_OUTPUT = Output.ACCEPT, Output.DRAIN, Output.STOP
 # Reads after a failed send, before the connection ends whatever else the peer may say: more than the largest usual
 # receive buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
 _LAST_READS = 256
+
+
+_TLS_EXTRAS: dict[str, Callable[[Any], Any]] = {
+    "ssl_object": lambda tls: tls,
+    "sslcontext": lambda tls: tls.context,
+    "peercert": lambda tls: tls.getpeercert(),
+    "cipher": lambda tls: tls.cipher(),
+    "compression": lambda tls: tls.compression(),
+}
 
 
 def _ignore() -> None:
@@ -81,9 +93,11 @@ class Connection:
     _read_bytes: int
     _protocol: Any
     _queue: SendQueue
+    _codec: Codec | None  # TLS, where there is any
     _observer: Observer | None
-    # Told when the connection is buried: its listener counts.
+    # Told when the connection is buried, and when it ended before its protocol began: by its listener or connector.
     _on_end: Callable[[], None] | None
+    _on_failed: Callable[[Exception], None] | None
 
     # The life, and what `_derive` derives from it.
     _state: State
@@ -128,6 +142,8 @@ class Connection:
         options: Options,
         origin: str,
         on_end: Callable[[], None] | None = None,
+        on_failed: Callable[[Exception], None] | None = None,
+        codec: Codec | None = None,
     ) -> None:
         self._loop = loop
         self._socket = sock
@@ -140,8 +156,10 @@ class Connection:
         self._read_bytes = options.limits.read_bytes
         self._protocol = None
         self._queue = SendQueue()
+        self._codec = codec
         self._observer = loop.observer
         self._on_end = on_end
+        self._on_failed = on_failed
         self._state = STARTING
         self.on_readable = _ignore
         self._interest = None
@@ -159,19 +177,53 @@ class Connection:
             self._record(origin, detail=address_text(address))
 
     def begin(self, factory: Callable[[], Any]) -> None:
-        """Makes the protocol and lets it begin. Called by the loop, once, for the end that made the connection."""
+        """Lets it begin, after the TLS handshake if there is one. Called by the loop, once, for who made it."""
         if self._state is not STARTING:
             return  # the reactor was closed meanwhile
-        protocol = factory()
-        # Registered first: a protocol that was told of a connection is owed its end as well.
+        if self._codec is None:
+            self._start(factory, register=True)
+            return
         self._loop.poller.register(self._fd, READ)
         self._interest = READ
+        self.on_readable = partial(self._shake_hands, self._codec, factory)
+        self._arm()
+        self._codec.shake()
+        self._send_records()
+
+    def _start(self, factory: Callable[[], Any], register: bool) -> None:
+        protocol = factory()
+        if register:
+            # Before anything is told: a protocol that was told of a connection is owed its end as well.
+            self._loop.poller.register(self._fd, READ)
+            self._interest = READ
         self._protocol = protocol
         self._move(lifecycle.STARTED)
         if self._loop.draining:
             self._loop.post(self, self.drain)
         self._record("connection_made")
         protocol.connection_made(self)
+
+    def _shake_hands(self, codec: Codec, factory: Callable[[], Any]) -> None:
+        try:
+            data = self._socket.recv(self._read_bytes)
+        except OSError as exc:
+            self._receive_failed(exc)
+            return
+        if not data:
+            self._fail(TLSTruncated(f"{self!r}: the peer ended in the middle of the TLS handshake"))
+            return
+        self._read_at = self._loop.now
+        try:
+            done = codec.shake(data)
+        except OSError as exc:
+            # OpenSSL's own words, and its alert for the peer, which is sent as any last words are.
+            self._because(exc)
+            self._move(lifecycle.CLOSE)
+            return
+        self._send_records()
+        if done and self._state is STARTING:
+            self._loop.post(self, self._decrypt, b"")  # what came behind the handshake in the same read
+            self._start(factory, register=False)
 
     # Writing
 
@@ -216,9 +268,9 @@ class Connection:
             return
         if not data:
             return
-        self._queue.append(data)
+        self._queue.append(data if self._codec is None else self._codec.encrypt(data))
         self._direct = False
-        self._gather()
+        self._send_or_gather()
         limit = self._options.limits.queue_bytes
         if self._queue.size > limit:
             self._abort(QueueOverflow(f"{self._queue.size} bytes wait for {self!r}, more than {limit}"))
@@ -226,6 +278,20 @@ class Connection:
     def writelines(self, chunks: Iterable[Buffer]) -> None:
         """Writes all the chunks, as one `write` of them joined would."""
         self.write(b"".join([as_view(chunk) for chunk in chunks]))
+
+    def _send_or_gather(self) -> None:
+        """Records, too: the first of a turn at once, the rest together before the loop sleeps."""
+        if self._codec is not None and self._turn != self._loop.turns and not self._blocked and not self._gathered:
+            self._turn = self._loop.turns
+            self._send_queue()
+        if self._queue.size:
+            self._gather()
+
+    def _send_records(self) -> None:
+        """Sends what TLS itself has to say, while our side may still say anything."""
+        if self._codec is not None and self._state.output in (Output.HOLD, ACCEPT) and not self._broken:
+            self._queue.append(self._codec.take())
+            self._send_or_gather()
 
     def _gather(self) -> None:
         if not self._gathered:
@@ -282,7 +348,7 @@ class Connection:
         if self._state.output is DRAIN:
             self._move(lifecycle.DRAINED)
         else:
-            self._direct = self._may_write()
+            self._direct = self._may_write() and self._codec is None
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's: `pause_writing` comes above `high` bytes, `resume_writing` at or below `low`.
@@ -324,6 +390,45 @@ class Connection:
             self._record("received", len(data))
             self._record("data_received", len(data))
         self._protocol.data_received(data)
+
+    def _read_records(self) -> None:
+        try:
+            data = self._socket.recv(self._read_bytes)
+        except OSError as exc:
+            self._receive_failed(exc)
+            return
+        if data:
+            self._decrypt(data)
+        elif self._codec is not None and self._codec.peer_ended:
+            self._read_close_notify()
+        else:
+            hidden = self._reason if self._broken else self._loop.system.error(self._socket)
+            self._fail(hidden or TLSTruncated(f"{self!r}: the peer's TCP ended without close_notify"))
+
+    def _decrypt(self, data: bytes) -> None:
+        assert self._codec is not None
+        if not self.is_reading():
+            return  # what the codec holds waits there until reading is resumed
+        self._read_at = self._loop.now
+        try:
+            plaintext = self._codec.read(data)
+        except OSError as exc:
+            self._send_records()  # the alert that says why
+            self._fail(exc)
+            return
+        self._send_records()
+        if self._codec.peer_ended:
+            self._loop.post(self, self._read_close_notify)
+        if plaintext:
+            self._received += len(plaintext)
+            self._record("received", len(plaintext))
+            self._record("data_received", len(plaintext))
+            self._protocol.data_received(plaintext)
+
+    def _read_close_notify(self) -> None:
+        """The peer's end was read with its last data; it is told in a call of its own, and not while paused."""
+        if self.is_reading():
+            self._peer_ended()
 
     def _discard(self) -> None:
         try:
@@ -372,6 +477,8 @@ class Connection:
         """Reads again."""
         self._paused = False
         self._derive()
+        if self._codec is not None and self.is_reading():
+            self._loop.post(self, self._decrypt, b"")  # what it holds is announced by no poller
 
     def is_reading(self) -> bool:
         """Whether `data_received` may come."""
@@ -463,6 +570,7 @@ class Connection:
 
     def abandon(self) -> None:
         """The loop closes."""
+        self._on_failed = None
         self._abort(Aborted(f"the reactor was closed; {self!r} was reset"))
 
     def callback_failed(self, exc: Exception) -> None:
@@ -498,7 +606,7 @@ class Connection:
             return
         before = self._received + self._discarded
         if self.is_reading():
-            self._deliver()
+            self._reader()()
         elif self._state.input is not STOP_INPUT:
             self._discard()
         if reads_left and self._received + self._discarded > before:
@@ -531,6 +639,11 @@ class Connection:
             self._stages += ((before.name, now - self._since),)
         self._since = now
         self._state = state
+        if before is STARTING and event is not lifecycle.STARTED and self._on_failed is not None:
+            self._loop.post(self, self._on_failed, self._reason or Aborted(f"{self!r} was closed before it began"))
+        if state.output is DRAIN and before.output is not DRAIN and self._codec is not None and not self._broken:
+            self._queue.append(self._codec.end())  # close_notify; our FIN leaves behind it
+            self._gather()
         if state is CLOSED:
             self._finish(before, event)
         elif state.output is DRAIN and not self._queue.size:
@@ -560,18 +673,24 @@ class Connection:
     def _derive(self) -> None:
         """Chooses, at the transition, what the loop then calls without asking."""
         state = self._state
+        if state is STARTING:
+            return  # a handshake reads by itself
         if state.input is DISCARD:
             self.on_readable = self._discard
         elif state.input is DELIVER and not self._paused:
-            self.on_readable = self._deliver
+            self.on_readable = self._reader()
         else:
             self.on_readable = _ignore
-        self._direct = self._may_write() and not self._queue.size
+        self._direct = self._may_write() and not self._queue.size and self._codec is None
         self._refresh()
+
+    def _reader(self) -> Callable[[], None]:
+        """What delivers: bytes as they come, or what TLS makes of them."""
+        return self._deliver if self._codec is None else self._read_records
 
     def _refresh(self) -> None:
         """The one place that tells the poller what we wait for."""
-        if self._state is CLOSED or self._state is STARTING:
+        if self._state is CLOSED:
             return
         wanted = 0 if self.on_readable is _ignore or self._broken else READ
         if self._blocked:
@@ -661,6 +780,9 @@ class Connection:
         deadlines = self._options.deadlines
         if which is None:
             self._arm()
+        elif which is Passed.HANDSHAKE:
+            self._break(HandshakeTimeout(f"{self!r}: no TLS handshake within {deadlines.handshake} s"))
+            self._move(lifecycle.DEADLINE)
         elif which is Passed.LINGERED:
             self.end_linger()
         elif which is Passed.IDLE:
@@ -727,7 +849,10 @@ class Connection:
         return self._accepted - max(0, outstanding - self._fin_sent)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """As asyncio's: `peername`, `sockname`, `socket`; and `tcp_state`, the kernel's own, where it tells."""
+        """As asyncio's: `peername`, `sockname`, `socket`; with TLS `ssl_object`, `sslcontext`, `peercert`, `cipher`,
+        `compression`; and `tcp_state`, the kernel's own, where it tells."""
+        if self._codec is not None and (look := _TLS_EXTRAS.get(name)) is not None:
+            return look(self._codec.ssl_object)
         if name == "peername":
             return self._address
         if name == "socket":

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from reactor.lifecycle import LINGER, Input, Output, State
+from reactor.lifecycle import LINGER, STARTING, Input, Output, State
 from reactor.options import Deadlines
 
 # Between two looks at what a peer has acknowledged, however short the deadlines are.
@@ -25,6 +25,7 @@ _FIRST_LOOK = 1 / 16
 class Passed(Enum):
     """Which deadline has passed."""
 
+    HANDSHAKE = "the handshake took longer than Deadlines.handshake"
     STALLED = "the peer took nothing for Deadlines.flush"
     FLUSH_TOTAL = "the flush took longer than Deadlines.flush_total"
     LINGERED = "lingered enough"
@@ -41,6 +42,8 @@ def passed(
 ) -> Passed | None:
     """The deadline that has passed by `now`. `confirmed`: everything and our FIN are known to be acknowledged."""
     heard, progress = max(read_at, since), max(sent_at, since)
+    if state is STARTING:
+        return Passed.HANDSHAKE if now >= since + deadlines.handshake else None
     if state is LINGER:
         enough = (
             (confirmed and now >= heard + deadlines.linger_grace)
@@ -64,7 +67,9 @@ def next_look(
     """The next moment at which `passed` could say something new; None: this state waits without a deadline."""
     progress = max(sent_at, since)
     moments = []
-    if state is LINGER:
+    if state is STARTING:
+        moments.append(since + deadlines.handshake)
+    elif state is LINGER:
         last = max(read_at, progress)
         moments.append(now + max(deadlines.linger_grace, now - last, _SHORTEST_WAIT))
         moments.append(last + deadlines.linger_silence)

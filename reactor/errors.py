@@ -4,7 +4,8 @@
 2. *This side's decision*, told once in `connection_lost`: `Aborted`, `FlushTimeout`, `IdleTimeout`, `QueueOverflow`,
    `Unacknowledged`, `Unsent`.
 3. *The network's or the peer's*, told once in `connection_lost` (or `connection_failed`): the kernel's own `OSError`
-   (`ConnectionResetError`, `BrokenPipeError`, `TimeoutError` ...), or `ConnectFailed`, which holds every cause.
+   (`ConnectionResetError`, `BrokenPipeError`, `TimeoutError` ...), `TLSTruncated`, OpenSSL's own `ssl.SSLError`, or
+   `ConnectFailed`, which holds every cause.
 4. *Ours*: a broken invariant is an `AssertionError`. It is a bug in this library.
 
 A callback that raises ends its connection with that very exception: `connection_lost` is given it unchanged.
@@ -41,6 +42,14 @@ class IdleTimeout(ReactorError, TimeoutError):
 
 class FlushTimeout(ReactorError, TimeoutError):
     """After the end of our output the peer took nothing for `Deadlines.flush` seconds; the connection was reset."""
+
+
+class HandshakeTimeout(ReactorError, TimeoutError):
+    """The TLS handshake was not complete after `Deadlines.handshake` seconds. Told to the listener or connector."""
+
+
+class TLSTruncated(ReactorError, ConnectionError):
+    """The peer's TCP ended without its close_notify: what came before may not be all that it sent (RFC 8446, 6.1)."""
 
 
 class QueueOverflow(ReactorError, ConnectionError):

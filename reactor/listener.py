@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from reactor.connection import Connection
 from reactor.errors import EXHAUSTED, PEER_GONE, TRY_AGAIN
@@ -22,6 +23,9 @@ from reactor.options import Options
 from reactor.pollers import INVALID, READ
 from reactor.system import Socket, SocketAddress, address_text
 from reactor.timers import TimerHandle
+
+if TYPE_CHECKING:
+    from reactor.tls import Codec
 
 logger = logging.getLogger("reactor")
 
@@ -72,15 +76,24 @@ class Door:
 class Listener:
     """What `Reactor.listen` returns: one or more listening sockets and what is made of their callers."""
 
-    def __init__(self, loop: Loop, sockets: list[Socket], factory: Callable[[], Any], options: Options) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        sockets: list[Socket],
+        factory: Callable[[], Any],
+        options: Options,
+        make_codec: Callable[[], Codec] | None = None,
+    ) -> None:
         self._loop = loop
         self._factory = factory
         self._options = options
+        self._make_codec = make_codec
         # Kept, so that they can still be told after the end.
         self._addresses = tuple(sock.getsockname() for sock in sockets)
         self._doors = [Door(self, sock) for sock in sockets]
         self._connections = 0
         self._accepted = 0
+        self._handshakes_failed = 0
         self._closing = False
         self._back_off = _BACK_OFF
         self._retry: TimerHandle | None = None
@@ -103,6 +116,11 @@ class Listener:
     def connections(self) -> int:
         """How many of the accepted connections have not ended."""
         return self._connections
+
+    @property
+    def handshakes_failed(self) -> int:
+        """How many callers never came to a protocol, because the TLS handshake with them failed."""
+        return self._handshakes_failed
 
     def close(self) -> None:
         """Listens no more. Who is in the kernel's queue by now is accepted and served; nobody is reset.
@@ -144,7 +162,11 @@ class Listener:
                 return
             self._accepted += 1
             self._connections += 1
-            connection = Connection(loop, sock, address, self._options, "accepted", self._connection_ended)
+            codec = None if self._make_codec is None else self._make_codec()
+            failed = None if codec is None else partial(self._handshake_failed, address)
+            connection = Connection(
+                loop, sock, address, self._options, "accepted", self._connection_ended, failed, codec
+            )
             loop.post(connection, connection.begin, self._factory)
         if self._is_full():
             self._rest()
@@ -152,6 +174,10 @@ class Listener:
     def _is_full(self) -> bool:
         most = self._options.limits.connections
         return most is not None and self._connections >= most and not self._closing
+
+    def _handshake_failed(self, address: SocketAddress, exc: Exception) -> None:
+        self._handshakes_failed += 1
+        logger.warning("%r: the TLS handshake with %s failed: %s", self, address_text(address), exc)
 
     def _connection_ended(self) -> None:
         self._connections -= 1

@@ -29,6 +29,7 @@ def _checked(what: str, good: Callable[[Any], bool]) -> Callable[[object, attrs.
 
 _positive = _checked("a positive number", lambda value: _number(value) and 0 < value < float("inf"))
 _not_negative = _checked("zero or a positive number", lambda value: _number(value) and 0 <= value < float("inf"))
+_attempt_delay = _checked("from 0.01 to 2", lambda value: _number(value) and 0.01 <= value <= 2)
 _count = _checked("a positive whole number", lambda value: type(value) is int and value > 0)
 _bytes = _checked("a whole number of bytes, zero or more", lambda value: type(value) is int and value >= 0)
 _yes_or_no = _checked("True or False", lambda value: type(value) is bool)
@@ -99,6 +100,10 @@ class Deadlines:
     # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux
     # 127 s of SYN retries for each address) is longer than anybody waits.
     connect: float = attrs.field(default=30.0, validator=_positive)
+    # Until the next address of a name is tried beside those that have not answered: RFC 8305's 250 ms, in its bounds.
+    attempt: float = attrs.field(default=0.25, validator=_attempt_delay)
+    # Until a TLS handshake is complete: the same patience as for a connect. It is two round trips and some arithmetic.
+    handshake: float = attrs.field(default=30.0, validator=_positive)
 
 
 @attrs.frozen(kw_only=True)

@@ -6,6 +6,7 @@ import logging
 import os
 import selectors
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reactor.connection import Connection
@@ -24,7 +25,10 @@ from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from concurrent.futures import Future
+
+    from reactor.tls import Codec
 
 logger = logging.getLogger("reactor")
 
@@ -62,14 +66,16 @@ class Reactor(Loop):
         *,
         path: str | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
         options: Options = DEFAULTS,
     ) -> Listener:
         """Serves whoever connects: `factory()` makes a protocol for each. Exactly one of port, path, sock.
 
         A host name listens on each of its addresses, no host on all of the machine (v4 and v6); port 0 picks one free
         port for all of them, and `Listener.addresses` tells it. `path` is a Unix socket's; what a dead server left
-        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. OSError, naming
-        what was asked for, when it cannot be had; ValueError for what cannot be meant.
+        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. With `tls`, a
+        protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. OSError,
+        naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
         """
         self.check_open("listen()")
         _check_target("listen()", host, port, path, sock)
@@ -81,7 +87,7 @@ class Reactor(Loop):
         else:
             assert port is not None
             sockets = self.system.listen_tcp(host, port, options)
-        return Listener(self, sockets, factory, options)
+        return Listener(self, sockets, factory, options, None if tls is None else _codecs(tls, server_side=True))
 
     def connect(
         self,
@@ -91,13 +97,15 @@ class Reactor(Loop):
         *,
         path: str | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
+        source: tuple[str, int] | None = None,
         options: Options = DEFAULTS,
     ) -> Connector:
         """Connects, and calls `factory()` for the protocol when that is decided. Exactly one of port, path, sock.
 
         The protocol is told `connection_made`, or `connection_failed` with every address's error, within
         `Deadlines.connect` seconds; nothing comes after `cancel()` on what this returns. `sock` is connected already
-        (a socketpair's end, say), and belongs to the reactor from now on. ValueError for what cannot be meant.
+        (a socketpair's end, say), and belongs to the reactor from now on. `source` is the address to connect from, port
+        0 for any. The addresses of a name are raced as RFC 8305 has it. ValueError for what cannot be meant.
         """
         self.check_open("connect()")
         _check_target("connect()", host, port, path, sock)
@@ -301,6 +309,13 @@ def _check_target(what: str, host: object, port: object, path: object, sock: obj
         )
     if host is not None and port is None:
         raise ValueError(f"{what} takes a host only together with a port")
+
+
+def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> Callable[[], Codec]:
+    """Makes a codec for each connection. Imported only here: who uses no TLS does not pay for OpenSSL."""
+    from reactor.tls import Codec
+
+    return partial(Codec, context, server_side=server_side, server_hostname=server_hostname)
 
 
 def _check_options(options: object) -> None:

@@ -267,13 +267,15 @@ class System:
     def unix_address(self, path: str | os.PathLike[str]) -> Address:
         return Address(socket.AF_UNIX, os.fspath(path))
 
-    def start_connect(self, address: Address, options: opt.Options) -> Socket:
+    def start_connect(self, address: Address, options: opt.Options, source: tuple[str, int] | None = None) -> Socket:
         """A socket whose connect is under way: it becomes writable when there is an answer, see `finish_connect`."""
         sock = socket.socket(address.family, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
             if address.family != socket.AF_UNIX:
                 self._set_options(sock, options.sockets)
+                if source is not None:
+                    sock.bind(source)
             sock.connect(address.sockaddr)
         except BlockingIOError as exc:
             # A Unix socket with a full backlog says EAGAIN: no connect is under way, and none can be waited for.

@@ -28,7 +28,9 @@ ROOMS = [
     "lifecycle",
     "deadlines",
     "buffers",
+    "tls",
     "timers",
+    "racing",
     # seam
     "pollers",
     "system",
@@ -58,7 +60,7 @@ OPERATING_SYSTEM = {
     "fcntl",
 }
 # What only names a type, or formats a path, asks the system nothing.
-TYPES_ONLY = {("loop", "selectors"), ("reactor", "selectors")}
+TYPES_ONLY = {("loop", "selectors"), ("reactor", "selectors"), ("tls", "ssl")}
 
 
 def imports_of(path: Path) -> set[str]:

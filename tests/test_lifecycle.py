@@ -14,7 +14,7 @@ from reactor.lifecycle.__main__ import page
 
 # Written out a second time, on purpose: a slip in the table must be made twice to go unseen.
 EXPECTED = {
-    "STARTING": {"started": "OPEN", "end": "CLOSED", "close": "CLOSED", "deadline": "CLOSED"},
+    "STARTING": {"started": "OPEN", "end": "CLOSING", "close": "CLOSING", "deadline": "CLOSED"},
     "OPEN": {"peer_eof": "PEER_END", "end": "ENDING", "close": "CLOSING"},
     "ENDING": {"peer_eof": "LAST", "end": "ENDING", "close": "CLOSING", "drained": "ENDED", "deadline": "CLOSED"},
     "ENDED": {"peer_eof": "CLOSED", "end": "ENDED", "close": "LINGER"},

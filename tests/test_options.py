@@ -22,6 +22,7 @@ from reactor import Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
         (lambda: Deadlines(flush=float("inf")), "Deadlines.flush"),
         (lambda: Deadlines(linger_grace=-1), "Deadlines.linger_grace"),
         (lambda: Deadlines(connect="soon"), "Deadlines.connect"),
+        (lambda: Deadlines(attempt=5), "Deadlines.attempt must be from 0.01 to 2"),
         (lambda: Keepalive(idle=0), "Keepalive.idle"),
         (lambda: Sockets(nodelay=1), "Sockets.nodelay"),
         (lambda: Sockets(user_timeout=-3), "Sockets.user_timeout"),

@@ -68,7 +68,7 @@ class Event:
 
 
 STARTING = State(
-    "STARTING", Input.HOLD, Output.HOLD, "ESTABLISHED", "the socket is connected, its protocol has not begun"
+    "STARTING", Input.HOLD, Output.HOLD, "ESTABLISHED", "connected, and perhaps in a TLS handshake; no protocol yet"
 )
 OPEN = State("OPEN", Input.DELIVER, Output.ACCEPT, "ESTABLISHED", "both sides talk")
 ENDING = State("ENDING", Input.DELIVER, Output.DRAIN, "ESTABLISHED", "we ended our output; what is queued is flushed")
@@ -92,7 +92,7 @@ PEER_EOF = Event("peer_eof", "a read of zero bytes: the peer's FIN")
 END = Event("end", "write_eof(): we end our output")
 CLOSE = Event("close", "close(), or an idle deadline: we want neither side any more")
 DRAINED = Event("drained", "everything queued was given to the kernel")
-DEADLINE = Event("deadline", "the flush or the linger deadline has passed")
+DEADLINE = Event("deadline", "the handshake, the flush or the linger deadline has passed")
 ABORT = Event("abort", "abort(), or a callback raised: a reset")
 FAILED = Event("failed", "the kernel told an error")
 
@@ -102,7 +102,7 @@ EVENTS = (STARTED, PEER_EOF, END, CLOSE, DRAINED, DEADLINE, ABORT, FAILED)
 # while something is flushed or lingered over; nothing is read, flushed or told once it is CLOSED.
 _ROWS = """
             started  peer_eof  end     close    drained  deadline  abort   failed
-STARTING    OPEN     -         CLOSED  CLOSED   -        CLOSED    CLOSED  CLOSED
+STARTING    OPEN     -         CLOSING CLOSING  -        CLOSED    CLOSED  CLOSED
 OPEN        -        PEER_END  ENDING  CLOSING  -        -         CLOSED  CLOSED
 ENDING      -        LAST      .       CLOSING  ENDED    CLOSED    CLOSED  CLOSED
 ENDED       -        CLOSED    .       LINGER   -        -         CLOSED  CLOSED

@@ -1,0 +1,80 @@
+"""TLS as a codec: bytes in, bytes out, and no socket.
+
+What the peer sent goes into `read`, which gives the plaintext; what we write goes into `encrypt`; whatever TLS itself
+wants to send (handshake, alerts, key updates) is taken with `take`, and is sent in that order. `ssl.SSLObject` over two
+memory BIOs does the work.
+
+Both directions end by themselves, as in TCP (RFC 8446, 6.1): after the peer's close_notify we may still encrypt, and
+after our own we may still read. OpenSSL allows that only in one way (docs/endings.md, K16): always read until it wants
+more, call `unwrap` once, and from then on only read. A second `unwrap`, or one with data pending, spoils the object. So
+`end` is called once, and `read` never leaves anything pending.
+
+A TCP end before the peer's close_notify may be an attacker's: whoever reads it asks `peer_ended` (RFC 8446, 6.1).
+"""
+
+from __future__ import annotations
+
+import ssl
+
+# One record's plaintext at most (RFC 8446, 5.1).
+_RECORD_BYTES = 16384
+
+
+class Codec:
+    """One connection's TLS. `ssl_object` is for looking (`getpeercert`, `cipher`), not for calling."""
+
+    __slots__ = ("_incoming", "_outgoing", "peer_ended", "ssl_object")
+
+    def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self.ssl_object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
+        )
+        # The peer's close_notify was read: no more plaintext will come.
+        self.peer_ended = False
+
+    def shake(self, data: bytes = b"") -> bool:
+        """Goes on with the handshake; whether it is complete. Raises ssl.SSLError when it cannot be."""
+        self._incoming.write(data)
+        try:
+            self.ssl_object.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        return True
+
+    def read(self, data: bytes = b"") -> bytes:
+        """All the plaintext that has become complete. Raises ssl.SSLError for what is not TLS, or was tampered with."""
+        self._incoming.write(data)
+        plaintext = []
+        while not self.peer_ended:
+            try:
+                chunk = self.ssl_object.read(_RECORD_BYTES)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                chunk = b""
+            if chunk:
+                plaintext.append(chunk)
+            else:
+                self.peer_ended = True
+        return b"".join(plaintext)
+
+    def encrypt(self, data: bytes | memoryview) -> bytes:
+        """The records of some plaintext, behind whatever TLS wanted to send before."""
+        view = memoryview(data)
+        while view:
+            view = view[self.ssl_object.write(view) :]
+        return self.take()
+
+    def end(self) -> bytes:
+        """Our close_notify, behind whatever TLS wanted to send before. Once."""
+        try:
+            self.ssl_object.unwrap()
+        except ssl.SSLError:
+            pass  # it wants to read the peer's, which may come or not; or the handshake had failed, and an alert is out
+        return self.take()
+
+    def take(self) -> bytes:
+        """What is to be sent by now."""
+        return self._outgoing.read()
