@@ -723,36 +723,52 @@ class Connection:
         loop.doom(self)
 
     def bury(self) -> None:
-        """Takes the last report, releases the descriptor, and tells the protocol. Called by the loop, once."""
-        loop, system, protocol = self._loop, self._loop.system, self._protocol
+        """Takes the last report, releases the descriptor, and tells the protocol. Called by the loop, once.
+
+        Whatever goes wrong with one of these, the next is done.
+        """
+        try:
+            self._report = self._take_last_report()
+            self._loop.totals.add(self._report)
+        finally:
+            try:
+                self._release()
+            finally:
+                self._tell_the_end()
+
+    def _take_last_report(self) -> Report:
         if self._reason is None and self._unsent:
             self._because(Unsent(f"{self._unsent} bytes written to {self!r} after its end had begun were not sent"))
         report = self._take_report()
         if self._reason is None and report.unacknowledged != 0:
             # A reset that came after the peer's FIN is told by nothing else (K7).
-            hidden = system.error(self._socket)
+            hidden = self._loop.system.error(self._socket)
             if hidden is not None:
                 self._because(hidden)
                 self._how = "failed"
                 report = self._take_report()
-        self._report = report
+        return report
+
+    def _release(self) -> None:
+        system = self._loop.system
         if isinstance(self._reason, OSError) and self._reason.errno == errno.EBADF:
             system.forget(self._socket)
         elif self._how == "reset":
             self._record("our reset")
             system.reset(self._socket)
         else:
-            if report.fin_sent and not self._fin_sent:
+            if self._how == "in order" and not self._fin_sent:
                 self._record("our FIN")
             system.close(self._socket)
-        loop.totals.add(report)
-        self._record("closed", detail=str(report))
+
+    def _tell_the_end(self) -> None:
+        self._record("closed", detail=str(self._report))
         self._ended_by = self._ended_by or "connection_lost()"
         if self._on_end is not None:
             self._on_end()
+        # Let go, so that neither waits for the garbage collector to find the circle they are in.
+        protocol, self._protocol = self._protocol, None
         if protocol is not None:
-            # Let go, so that neither waits for the garbage collector to find the circle they are in.
-            self._protocol = None
             self._record("connection_lost")
             protocol.connection_lost(self._reason)
 

@@ -24,6 +24,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import attrs
 
+try:
+    # Here, and not where it is used: in a famine of descriptors nothing more can be imported.
+    import fcntl
+except ImportError:  # pragma: no cover (Windows)
+    fcntl = None  # type: ignore[assignment]
+
 from reactor import options as opt
 from reactor import pollers
 
@@ -343,11 +349,9 @@ class System:
         On a Unix socket 0 means that the peer's program has read everything, and no other number means a thing: the
         kernel counts its own book-keeping with the bytes.
         """
-        if not _LINUX or sock.fileno() < 0:
+        if fcntl is None or not _LINUX or sock.fileno() < 0:
             return None
         try:
-            import fcntl
-
             answer = fcntl.ioctl(sock.fileno(), _SIOCOUTQ, b"\0\0\0\0")
         except OSError:
             return None
