@@ -12,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from benchmarks import native, show
-from benchmarks.cases import CASES, Case, named, quick
+from benchmarks.cases import CASES, Case, Load, named, quick
 from benchmarks.measure import QUICK, Effort, raise_descriptor_limit, run
 from benchmarks.servers import SERVERS, Server, cores
 
@@ -125,7 +125,7 @@ def measure(cases: list[Case], servers: list[Server], effort: Effort, notes: lis
     return done
 
 
-def loads_of(case: Case):
+def loads_of(case: Case) -> list[Load]:
     return [load for load in (case.load, *(variant.load for variant in case.variants)) if load is not None]
 
 

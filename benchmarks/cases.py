@@ -60,7 +60,7 @@ class Target:
         unit = METRICS[self.metric][0]
         sign = "≥" if self.at_least else "≤"
         where = f"{self.variant}: " if self.variant else ""
-        figure = f"{self.figure:g} × {self.than}" if self.than else f"{self.figure:g} {unit}"
+        figure = f"{self.figure:g} x {self.than}" if self.than else f"{self.figure:g} {unit}"
         return f"{where}{self.metric} {sign} {figure}"
 
 
@@ -180,8 +180,9 @@ CASES = (
 
 
 def named(name: str) -> list[Case]:
-    """The cases of that name, or those whose names begin with it and a hyphen; `all` is every case."""
-    return [case for case in CASES if name == "all" or case.name == name or case.name.startswith(name + "-")]
+    """The case of that name, else those whose names begin with it and a hyphen; `all` is every case."""
+    exact = [case for case in CASES if case.name == name]
+    return exact or [case for case in CASES if name == "all" or case.name.startswith(name + "-")]
 
 
 def quick(case: Case) -> Case:
@@ -191,4 +192,7 @@ def quick(case: Case) -> Case:
         return None if load is None else attrs.evolve(load, idle=min(load.idle, 500))
 
     variants = tuple(attrs.evolve(variant, load=fewer(variant.load)) for variant in case.variants)
-    return attrs.evolve(case, load=fewer(case.load), variants=variants, count=min(case.count, 50_000))
+    count = min(case.count, 50_000)
+    changed = count != case.count or variants != case.variants or fewer(case.load) != case.load
+    what = f"{case.what} (fewer of them in a quick run)" if changed else case.what
+    return attrs.evolve(case, what=what, load=fewer(case.load), variants=variants, count=count)

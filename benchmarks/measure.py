@@ -123,14 +123,11 @@ def measured(case: Case, server: Server, variant: Variant, effort: Effort, descr
 
 def spent(command: list[str]) -> tuple[float, str]:
     """Runs it on the servers' core: CPU seconds, and what it printed."""
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-        preexec_fn=on_core_of("server"),
-    ) as process:
+    with on_core_of("server"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        )
+    with process:
         try:
             assert process.stdout is not None
             assert process.stderr is not None

@@ -12,6 +12,8 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ class Server:
     def is_installed(self) -> bool:
         if self.name == "c":
             return native.compiler() is not None
-        return self.module is None or importlib.util.find_spec(self.module) is not None
+        return self.module is None or importlib.util.find_spec(self.module.partition(".")[0]) is not None
 
     def version(self) -> str:
         if self.name == "c":
@@ -82,10 +84,17 @@ def cores() -> tuple[int, int] | None:
     return (allowed[-1], allowed[0]) if len(allowed) > 1 else None
 
 
-def on_core_of(role: str) -> functools.partial[None] | None:
-    """For a subprocess, before it starts: role is `server` or `load`."""
+@contextmanager
+def on_core_of(role: str) -> Iterator[None]:
+    """What is started in here, by this thread, begins there and stays there: role is `server` or `load`."""
+    before = os.sched_getaffinity(0)
     both = cores()
-    return None if both is None else functools.partial(os.sched_setaffinity, 0, {both[role == "load"]})
+    if both is not None:
+        os.sched_setaffinity(0, {both[role == "load"]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def environment() -> dict[str, str]:
@@ -96,14 +105,11 @@ class Running:
     """A server that listens. Leaving the context kills it."""
 
     def __init__(self, server: Server, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            server.command(*arguments),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment(),
-            preexec_fn=on_core_of("server"),
-        )
+        command = server.command(*arguments)
+        with on_core_of("server"):
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+            )
         # Its standard error is read all the time: a full pipe would stop the server.
         self._log: list[str] = []
         self._line: queue.Queue[str] = queue.Queue()
@@ -153,16 +159,12 @@ def put_under_load(running: Running, *arguments: object) -> dict[str, Any]:
     built = native.program("load")
     command = [str(built)] if built else [sys.executable, str(Path(__file__).parent / "load.py")]
     command += [str(mode), str(running.port), str(running.process.pid), *map(str, numbers)]
+    patience = PATIENCE + float(numbers[-1]) + float(numbers[-2])
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE + float(numbers[-1]) + float(numbers[-2]),
-            env=environment(),
-            preexec_fn=on_core_of("load"),
-            check=False,
-        )
+        with on_core_of("load"):
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=patience, env=environment(), check=False
+            )
     except subprocess.TimeoutExpired:
         raise Failed("the load did not come to its end") from None
     if done.returncode:

@@ -119,7 +119,7 @@ class Verdict:
     def __str__(self) -> str:
         if self.figure is None:
             return f"{self.target}: not measured"
-        unit = f"× {self.target.than}" if self.target.than else METRICS[self.target.metric][0]
+        unit = f"x {self.target.than}" if self.target.than else METRICS[self.target.metric][0]
         return f"{self.target}: {self.figure:.2f} {unit}, {'reached' if self.reached else 'not reached'}"
 
 
@@ -282,7 +282,7 @@ def as_svg(run: Run) -> str:
                 y += ROW
             y += GAP
     head = f"{run.machine}; {run.date}; medians of {run.effort.repetitions}, least to most"
-    width, height = LABEL + PLOT + 130, y
+    width, height = LABEL + PLOT + 250, y
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'

@@ -93,6 +93,7 @@ class Listener:
         self._doors = [Door(self, sock) for sock in sockets]
         self._connections = 0
         self._accepted = 0
+        self._tell_ended = self._connection_ended  # one bound method for all: 64 bytes less for each connection
         self._handshakes_failed = 0
         self._closing = False
         self._back_off = _BACK_OFF
@@ -164,9 +165,7 @@ class Listener:
             self._connections += 1
             codec = None if self._make_codec is None else self._make_codec()
             failed = None if codec is None else partial(self._handshake_failed, address)
-            connection = Connection(
-                loop, sock, address, self._options, "accepted", self._connection_ended, failed, codec
-            )
+            connection = Connection(loop, sock, address, self._options, "accepted", self._tell_ended, failed, codec)
             loop.post(connection, connection.begin, self._factory)
         if self._is_full():
             self._rest()

@@ -1,8 +1,4 @@
-"""Twisted on its epoll reactor, with TCP_NODELAY."""
-
-from twisted.internet import epollreactor
-
-epollreactor.install()
+"""Twisted on its epoll reactor, the default on Linux, with TCP_NODELAY."""
 
 from twisted.internet import reactor
 from twisted.internet.interfaces import IHalfCloseableProtocol
