@@ -113,6 +113,7 @@ class Connection:
     # What is so.
     _blocked: bool  # the kernel took less than was offered: wait until the socket is writable
     _gathered: bool  # the loop will call `flush` before it sleeps
+    _bursting: bool  # ... and until then, what is written need only be queued
     _writing_paused: bool  # pause_writing was told, and resume_writing not yet
     _reason: Exception | None  # the first cause of an end that is not in order
     _broken: bool  # nothing can be sent any more
@@ -167,7 +168,8 @@ class Connection:
         self._turn = -1
         self._paused = False
         self._ended_by = None
-        self._blocked = self._gathered = self._writing_paused = self._broken = self._fin_sent = False
+        self._blocked = self._gathered = self._bursting = self._writing_paused = False
+        self._broken = self._fin_sent = False
         self._reason = self._how = self._watch = self._report = None
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
         self._read_at = self._sent_at = self._since = loop.now
@@ -237,7 +239,10 @@ class Connection:
         if type(data) is not bytes:
             data = as_view(data)
         if not self._direct or self._turn == self._loop.turns:
-            self._write_later(bytes(data))  # no copy of what is bytes already
+            if self._bursting:
+                self._queue.append(data if type(data) is bytes else bytes(data))
+            else:
+                self._write_later(bytes(data))  # no copy of what is bytes already
             return
         self._turn = self._loop.turns
         try:
@@ -271,9 +276,6 @@ class Connection:
         self._queue.append(data if self._codec is None else self._codec.encrypt(data))
         self._direct = False
         self._send_or_gather()
-        limit = self._options.limits.queue_bytes
-        if self._queue.size > limit:
-            self._abort(QueueOverflow(f"{self._queue.size} bytes wait for {self!r}, more than {limit}"))
 
     def writelines(self, chunks: Iterable[Buffer]) -> None:
         """Writes all the chunks, as one `write` of them joined would."""
@@ -296,15 +298,21 @@ class Connection:
     def _gather(self) -> None:
         if not self._gathered:
             self._gathered = True
+            self._bursting = self._codec is None and self._may_write() and self._ended_by is None
             self._loop.gather(self)
 
     def flush(self) -> None:
         """Gives the kernel what was gathered in this turn, and tells a writer who is too fast. Called by the loop."""
-        self._gathered = False
+        self._gathered = self._bursting = False
         if not self._blocked:
             self._send_queue()
         self._refresh()
-        if self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
+        if not self._queue.size:
+            return
+        limit = self._options.limits.queue_bytes
+        if self._queue.size > limit:
+            self._abort(QueueOverflow(f"{self._queue.size} bytes wait for {self!r}, more than {limit}"))
+        elif self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
             self._writing_paused = True
             self._record("pause_writing")
             self._protocol.pause_writing()
@@ -620,7 +628,7 @@ class Connection:
         self._because(exc)
         self._broken = True
         self._unsent += self._queue.clear()
-        self._direct = self._blocked = False
+        self._direct = self._bursting = self._blocked = False
 
     def _because(self, exc: Exception) -> None:
         if self._reason is None:
@@ -639,6 +647,7 @@ class Connection:
             self._stages += ((before.name, now - self._since),)
         self._since = now
         self._state = state
+        self._bursting = False
         if before is STARTING and event is not lifecycle.STARTED and self._on_failed is not None:
             self._loop.post(self, self._on_failed, self._reason or Aborted(f"{self!r} was closed before it began"))
         if state.output is DRAIN and before.output is not DRAIN and self._codec is not None and not self._broken:

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.buffers import CHUNKS_PER_SEND, SendQueue, as_view
+from reactor.buffers import CHUNKS_PER_SEND, JOIN_BYTES, SendQueue, as_view
 
 
 def test_an_empty_queue_holds_nothing():
     """No container, no size, no head."""
     queue = SendQueue()
     assert queue.size == 0
-    assert queue.head(10) == []
+    assert not queue.head(10)
     assert queue.clear() == 0
 
 
@@ -23,7 +23,7 @@ def test_empty_chunks_leave_no_trace():
     """Nothing to send is nothing queued."""
     queue = SendQueue()
     queue.append(b"")
-    assert queue.head(10) == []
+    assert not queue.head(10)
 
 
 def test_a_chunk_taken_in_part_leaves_a_view_of_the_rest():
@@ -40,15 +40,26 @@ def test_a_chunk_taken_in_part_leaves_a_view_of_the_rest():
 
 def test_the_head_is_bounded_in_bytes_and_in_chunks():
     """One send is offered about so many bytes, in so many pieces."""
-    queue = SendQueue()
-    queue.append(b"x" * 100)
+    queue, size = SendQueue(), JOIN_BYTES
+    queue.append(b"x" * size)
     assert [len(chunk) for chunk in queue.head(30)] == [30]
-    queue.append(b"y" * 100)
-    assert [len(chunk) for chunk in queue.head(130)] == [100, 30]
-    queue.clear()
-    for _ in range(CHUNKS_PER_SEND + 1):
+    queue.append(b"y" * size)
+    assert [len(chunk) for chunk in queue.head(size + 1)] == [size]
+    assert [len(chunk) for chunk in queue.head(2 * size)] == [size, size]
+    for _ in range(CHUNKS_PER_SEND):
         queue.append(b"z")
     assert len(queue.head(1 << 20)) == CHUNKS_PER_SEND
+
+
+def test_small_chunks_are_joined_once():
+    """A burst of lines goes out in one piece, and is not joined again for the next send."""
+    queue = SendQueue()
+    for _ in range(CHUNKS_PER_SEND * 2):
+        queue.append(b"line\n")
+    (joined,) = queue.head(1 << 20)
+    assert joined == b"line\n" * CHUNKS_PER_SEND * 2
+    (again,) = queue.head(1 << 20)
+    assert again is joined
 
 
 def test_more_than_is_queued_cannot_be_taken():
@@ -60,8 +71,8 @@ def test_more_than_is_queued_cannot_be_taken():
 
 
 @given(
-    st.lists(st.binary(max_size=40), max_size=30),
-    st.lists(st.tuples(st.integers(1, 60), st.floats(0, 1)), min_size=1, max_size=200),
+    st.lists(st.binary(max_size=40) | st.just(bytes(9000)), max_size=30),
+    st.lists(st.tuples(st.integers(1, 60) | st.just(20000), st.floats(0, 1)), min_size=1, max_size=200),
 )
 def test_all_bytes_leave_in_order_however_the_kernel_takes_them(chunks, takes):
     """Whatever is offered and taken, what left and what is left make up what was queued."""
