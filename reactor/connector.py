@@ -1,24 +1,29 @@
-"""Connecting: one address after the other until one answers, within one deadline.
+"""Connecting: races the addresses of a name (`reactor.racing`), within one deadline.
 
 A connect is a life of its own, not a state of a connection. It resolves the name (in a thread, unless it is an address
-already), tries each address in the order of RFC 6724, and ends in one of three ways: `connection_made` on a new
-protocol, `connection_failed` with every cause on a new protocol, or, after `cancel()`, nothing at all. The factory is
-called at the end, not at the beginning, and never from inside `connect()`.
+already), tries its addresses as the race says, and ends in one of three ways: `connection_made` on a new protocol,
+`connection_failed` with every cause on a new protocol, or, after `cancel()`, nothing at all. The factory is called at
+the end, not at the beginning, and never from inside `connect()`.
+
+Each attempt is an end of its own, so that an event finds it. One that did not win leaves the loop at once, so that
+nothing more is heard of it, even if the same batch holds its success; its socket is closed at the end of the turn.
+Nothing was written to it: a plain close loses nothing.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from reactor.connection import Connection
 from reactor.errors import ConnectFailed
 from reactor.loop import Loop
 from reactor.options import Options
-from reactor.pollers import WRITE
+from reactor.pollers import INVALID, WRITE
 from reactor.protocol import Protocol
+from reactor.racing import GiveUp, Race, Start, Wait, Win
 from reactor.system import Address, Socket
 from reactor.timers import TimerHandle
 
@@ -31,15 +36,22 @@ _FULL_QUEUE_RETRY = 0.010
 class Connector:
     """What `Reactor.connect` returns: a connect under way."""
 
-    def __init__(self, loop: Loop, target: str, factory: Callable[[], Any], options: Options) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        target: str,
+        factory: Callable[[], Any],
+        options: Options,
+        source: tuple[str, int] | None = None,
+    ) -> None:
         self._loop = loop
         self._target = target
         self._factory = factory
         self._options = options
-        self._remaining: list[Address] = []
-        self._causes: list[tuple[object, Exception]] = []
-        self._attempt: tuple[Address, Socket] | None = None
-        self._retry: TimerHandle | None = None
+        self._source = source
+        self._race: Race[Address] = Race((), options.deadlines.attempt)
+        self._attempts: dict[Address, _Attempt] = {}
+        self._next_start: TimerHandle | None = None
         self._over = False
         loop.outside[self] = None
         self._deadline = loop.timers.add(loop.time() + options.deadlines.connect, self, self._too_late)
@@ -47,7 +59,7 @@ class Connector:
     def cancel(self) -> None:
         """Gives up: no callback comes, no protocol is made. Does nothing once it has succeeded or failed."""
         if not self._over:
-            self._end()
+            self._end(tuple(self._attempts))
             self._loop.outside.pop(self, None)
 
     def done(self) -> bool:
@@ -73,92 +85,26 @@ class Connector:
         if failure is None:
             self.begin(future.result())
         else:
-            self._causes.append((self._target, failure))
-            self._fail()
+            self._give_up([(self._target, failure)])
 
     def begin(self, addresses: list[Address]) -> None:
-        """Tries them, from the next turn on."""
-        self._remaining = addresses
-        self._loop.post(self, self._try_next)
+        """Races them, from the next turn on."""
+        self._race = Race(addresses, self._options.deadlines.attempt)
+        self._loop.post(self, self._proceed)
 
-    def adopt(self, sock: Socket, address: object) -> None:
-        """A socket that is connected already."""
-        self._loop.post(self, self._succeed, sock, address)
-
-    def _try_next(self) -> None:
-        self._retry = None
-        if self._over:
-            return
-        loop = self._loop
-        while self._remaining:
-            address = self._remaining.pop(0)
-            try:
-                sock = loop.system.start_connect(address, self._options)
-            except BlockingIOError:
-                self._remaining.insert(0, address)
-                self._retry = loop.timers.add(loop.now + _FULL_QUEUE_RETRY, self, self._try_next)
-                return
-            except OSError as exc:
-                self._causes.append((address, exc))
-                continue
-            loop.admit(sock.fileno(), self)
-            try:
-                loop.poller.register(sock.fileno(), WRITE)
-            except OSError as exc:
-                self._causes.append((address, exc))
-                loop.dismiss(sock.fileno(), registered=False)
-                loop.doom(_Dropped(loop, sock))
-                continue
-            self._attempt = (address, sock)
-            return
-        self._fail()
-
-    def on_readable(self) -> None:
-        """Never: only writability is asked for."""
-
-    def on_events(self, events: int) -> None:
-        """The attempt has its answer."""
-        assert self._attempt is not None
-        address, sock = self._attempt
-        try:
-            self._loop.system.finish_connect(sock)
-        except OSError as exc:
-            self._causes.append((address, exc))
-            self._drop_attempt()
-            self._try_next()
-            return
-        self._attempt = None
-        self._loop.dismiss(sock.fileno(), registered=True)
-        self._succeed(sock, address.sockaddr)
-
-    def _succeed(self, sock: Socket, address: object) -> None:
-        if self._over:
-            self._loop.system.close(sock)
-            return
-        self._end()
-        self._loop.outside.pop(self, None)
-        connection = Connection(self._loop, sock, address, self._options, "connected")
-        self._loop.post(connection, connection.begin, self._factory)
-
-    def _too_late(self) -> None:
-        limit = self._options.deadlines.connect
-        late = TimeoutError(errno.ETIMEDOUT, f"no answer within the connect deadline of {limit} s")
-        self._causes.append((self._attempt[0] if self._attempt else self._target, late))
-        self._fail()
-
-    def _fail(self) -> None:
-        causes = "; ".join(
-            ("" if str(where) == self._target else f"{where}: ") + str(getattr(exc, "strerror", None) or exc)
-            for where, exc in self._causes
-        )
-        message = f"cannot connect to {self._target}: {causes or 'it has no address'}"
-        self.fail(ConnectFailed(message, tuple(self._causes)))
+    def adopt(self, sock: Socket, sockaddr: object) -> None:
+        """A socket that is connected already: a race of one, which is run by now."""
+        address = Address(sock.family, sockaddr)
+        self._race = Race([address], self._options.deadlines.attempt)
+        self._race.proceed(self._loop.time())
+        attempt = self._attempts[address] = _Attempt(self._loop, self, address, sock)
+        self._loop.post(self, self.attempt_connected, attempt)
 
     def fail(self, exc: Exception) -> None:
         """Ends with that error, told to a protocol of the factory's."""
         if self._over:
             return
-        self._end()
+        self._end(tuple(self._attempts))
         self._loop.post(self, self._tell, exc)
 
     def _tell(self, exc: Exception) -> None:
@@ -170,28 +116,91 @@ class Connector:
         else:
             tell(exc)
 
-    def _end(self) -> None:
+    # The race
+
+    def _proceed(self) -> None:
+        """Does what the race says, until it says to wait."""
+        if self._over:
+            return
+        while True:
+            match self._race.proceed(self._loop.time()):
+                case Start(address):
+                    attempt = self._attempts[address] = _Attempt(self._loop, self, address)
+                    self._start(attempt)
+                case Wait(until):
+                    self._wait(until)
+                    return
+                case Win(address, losers):
+                    self._succeed(address, losers)
+                    return
+                case GiveUp(causes):
+                    self._give_up(causes)
+                    return
+
+    def _start(self, attempt: _Attempt) -> None:
+        try:
+            attempt.start(self._options, self._source)
+        except BlockingIOError:
+            attempt.retry = self._loop.timers.add(self._loop.now + _FULL_QUEUE_RETRY, self, self._start_again, attempt)
+        except OSError as exc:
+            self._lose(attempt, exc)
+
+    def _start_again(self, attempt: _Attempt) -> None:
+        attempt.retry = None
+        self._start(attempt)
+        self._proceed()
+
+    def _wait(self, until: float | None) -> None:
+        if self._next_start is not None:
+            self._next_start.cancel()
+        self._next_start = None if until is None else self._loop.timers.add(until, self, self._proceed)
+
+    def _lose(self, attempt: _Attempt, cause: Exception) -> None:
+        self._attempts.pop(attempt.address).leave()
+        self._race.failed(attempt.address, cause)
+
+    # For the attempts
+
+    def attempt_connected(self, attempt: _Attempt) -> None:
+        """It is writable, with no error."""
+        if attempt.address in self._attempts:  # an adopted socket waits a turn, and may be gone by then
+            self._race.succeeded(attempt.address)
+            self._proceed()
+
+    def attempt_failed(self, attempt: _Attempt, cause: Exception) -> None:
+        """The kernel, or whoever closed its descriptor, has decided against it."""
+        self._lose(attempt, cause)
+        self._loop.post(self, self._proceed)  # not at once: another attempt may be on its way into the loop just now
+
+    # The end
+
+    def _succeed(self, address: Address, losers: Iterable[Address]) -> None:
+        winner = self._attempts.pop(address)
+        self._end(losers)
+        self._loop.outside.pop(self, None)
+        connection = Connection(self._loop, winner.hand_over(), address.sockaddr, self._options, "connected")
+        self._loop.post(connection, connection.begin, self._factory)
+
+    def _too_late(self) -> None:
+        limit = self._options.deadlines.connect
+        late = TimeoutError(errno.ETIMEDOUT, f"no answer within the connect deadline of {limit} s")
+        causes = self._race.expire(late).causes
+        self._give_up(causes or [(self._target, late)])  # the latter while the name is resolved
+
+    def _give_up(self, causes: Sequence[tuple[object, Exception]]) -> None:
+        words = "; ".join(
+            ("" if str(where) == self._target else f"{where}: ") + str(getattr(exc, "strerror", None) or exc)
+            for where, exc in causes
+        )
+        message = f"cannot connect to {self._target}: {words or 'it has no address'}"
+        self.fail(ConnectFailed(message, tuple(causes)))
+
+    def _end(self, losers: Iterable[Address]) -> None:
         self._over = True
         self._deadline.cancel()
-        if self._retry is not None:
-            self._retry.cancel()
-        self._drop_attempt()
-
-    def _drop_attempt(self) -> None:
-        if self._attempt is None:
-            return
-        _, sock = self._attempt
-        self._attempt = None
-        self._loop.dismiss(sock.fileno(), registered=True)
-        self._loop.doom(_Dropped(self._loop, sock))
-
-    def displaced(self) -> None:
-        """The descriptor was closed by somebody else."""
-        self.fail(ConnectFailed(f"cannot connect to {self._target}: its descriptor was closed by somebody else"))
-
-    def abandon(self) -> None:
-        """The loop closes: nobody is told any more."""
-        self.cancel()
+        self._wait(None)
+        for address in losers:
+            self._attempts.pop(address).leave()
 
     def callback_failed(self, exc: Exception) -> None:
         """A call made for this connect raised: it is logged, and the connect given up."""
@@ -202,15 +211,84 @@ class Connector:
         return f"<Connector to {self._target}{' over' if self._over else ''}>"
 
 
-class _Dropped:
-    """The socket of a failed attempt, on its way to the burial."""
+class _Attempt:
+    """A connect to one address: a socket in the loop, until it is decided."""
 
-    def __init__(self, loop: Loop, sock: Socket) -> None:
+    __slots__ = ("_connector", "_fd", "_loop", "_registered", "_sock", "address", "retry")
+
+    def __init__(self, loop: Loop, connector: Connector, address: Address, connected: Socket | None = None) -> None:
         self._loop = loop
-        self._sock = sock
+        self._connector = connector
+        self.address = address
+        # Set while the kernel could not even be asked.
+        self.retry: TimerHandle | None = None
+        self._sock: Socket | None = None
+        self._fd = -1
+        self._registered = False
+        if connected is not None:
+            self._admit(connected)
+
+    def start(self, options: Options, source: tuple[str, int] | None) -> None:
+        """Asks the kernel. The OSErrors of connect(2); BlockingIOError: it could not be asked, and may be again."""
+        self._admit(self._loop.system.start_connect(self.address, options, source))
+        self._loop.poller.register(self._fd, WRITE)
+        self._registered = True
+
+    def _admit(self, sock: Socket) -> None:
+        self._sock, self._fd = sock, sock.fileno()
+        self._loop.admit(self._fd, self)
+
+    def on_readable(self) -> None:
+        """Never: only writability is asked for."""
+
+    def on_events(self, events: int) -> None:
+        """The kernel has an answer."""
+        assert self._sock is not None
+        if events & INVALID:
+            self.displaced()
+            return
+        try:
+            self._loop.system.finish_connect(self._sock)
+        except OSError as exc:
+            self._connector.attempt_failed(self, exc)
+        else:
+            self._connector.attempt_connected(self)
+
+    def displaced(self) -> None:
+        assert self._sock is not None
+        self._dismiss()
+        self._loop.system.forget(self._sock)
+        self._sock = None
+        why = f"the descriptor of {self!r} was closed by somebody else"
+        self._connector.attempt_failed(self, OSError(errno.EBADF, why))
+
+    def leave(self) -> None:
+        """Out of the loop at once; the descriptor is released at the end of the turn."""
+        if self.retry is not None:
+            self.retry.cancel()
+        if self._sock is not None:
+            self._dismiss()
+            self._loop.doom(self)
+
+    def hand_over(self) -> Socket:
+        """Out of the loop, and the socket is the caller's."""
+        assert self._sock is not None
+        self._dismiss()
+        return self._sock
+
+    def _dismiss(self) -> None:
+        self._loop.dismiss(self._fd, self._registered)
 
     def bury(self) -> None:
+        assert self._sock is not None
         self._loop.system.close(self._sock)
 
+    def abandon(self) -> None:
+        """The loop closes: nobody is told any more."""
+        self._connector.cancel()
+
     def callback_failed(self, exc: Exception) -> None:
-        logger.error("a socket could not be closed", exc_info=exc)
+        self._connector.callback_failed(exc)
+
+    def __repr__(self) -> str:
+        return f"<connect to {self.address}>"

@@ -57,9 +57,9 @@ class Watermarks:
 class Limits:
     """How much of anything there may be. The budgets keep one busy connection from starving the others."""
 
-    # One read per connection and turn. 64 KiB takes what a fast sender delivers between two turns of a busy loop, and
-    # stays below the size from which glibc maps and unmaps memory for each buffer (128 KiB).
-    read_bytes: int = attrs.field(default=64 * KiB, validator=_count)
+    # One read per connection and turn, as in asyncio: what a fast sender delivers between two turns of a busy loop comes
+    # in one piece. A buffer of this size is cheap only because of `System.__init__`; it shrinks to what was read.
+    read_bytes: int = attrs.field(default=256 * KiB, validator=_count)
     # One send(2) of this much per flush and step: below the usual send buffer, so that a step seldom falls short.
     send_bytes: int = attrs.field(default=256 * KiB, validator=_count)
     # Steps of one flush before the other connections have their turn: 4 MiB, a few milliseconds of copying.

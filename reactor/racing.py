@@ -108,9 +108,12 @@ class Race(Generic[A]):
         self._causes.append((address, cause))
         self._next_start = float("-inf")
 
-    def start_no_more(self) -> None:
-        """Time is up: what was never tried never will be, and has no cause."""
+    def expire(self, cause: Exception) -> GiveUp[A]:
+        """The driver's deadline has passed: the cause of every attempt under way. What was never tried has none."""
         self._waiting.clear()
+        for address in tuple(self._under_way):
+            self.failed(address, cause)
+        return GiveUp(tuple(self._causes))
 
 
 def interleaved(addresses: Iterable[A]) -> list[A]:

@@ -111,6 +111,9 @@ class System:
     """The machine's own kernel."""
 
     def __init__(self) -> None:
+        # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was freed;
+        # from then on blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one now.
+        bytearray(1 << 20)
         self._executor: Executor | None = None
         # Path -> (device, inode) of the socket files made here.
         self._socket_files: dict[str, tuple[int, int]] = {}

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from reactor.testing.world import SCENARIOS, ErrorLog, Scenario, Violation, World, trace_line
+from reactor.testing.pair import Pair
+from reactor.testing.world import SCENARIOS, ErrorLog, Machine, Scenario, Violation, World, trace_line
+from reactor.trace import Observer
 
 Schedule = tuple[str, ...]
 
@@ -112,10 +114,15 @@ class Exploration:
         return steps
 
 
-def run_schedule(scenario: Scenario, schedule: Schedule, log: ErrorLog) -> World:
+def make_machine(scenario: Scenario, log: ErrorLog, observer: Observer | None = None) -> Machine:
+    """The scenario's, at its beginning."""
+    return (Pair if scenario.pair else World)(scenario, log, observer)
+
+
+def run_schedule(scenario: Scenario, schedule: Schedule, log: ErrorLog) -> Machine:
     """A world in which the schedule has happened, checked after its last step: the others were checked before."""
     log.unexpected.clear()
-    world = World(scenario, log)
+    world = make_machine(scenario, log)
     for step in schedule:
         world.do(step)
     world.check()
@@ -141,15 +148,15 @@ def replay(text: str, tell: Callable[[str], None] = print) -> Violation | None:
         tell(f"--- {scenario.name}, then a {'kind' if kind else 'silent'} peer")
         with ErrorLog() as log:
             try:
-                world = World(scenario, log, lambda record: tell("  " + trace_line(record)))
+                world = make_machine(scenario, log, lambda record: tell("  " + trace_line(record)))
                 world.check()
                 for step in schedule:
                     tell(f"{world.system.now:8.3f} {step}")
                     world.do(step)
                     world.check()
-                tell(f"         {world.connection!r} {world.sock!r}")
+                tell(f"         {world}")
                 world.finish(kind)
-                tell(f"         {world.connection.report}; the peer read {len(world.peer.data)}, {world.peer.ending}")
+                tell(f"         {world}")
             except Exception as exc:
                 tell(f"VIOLATION: {exc if isinstance(exc, Violation) else repr(exc)}")
                 return exc if isinstance(exc, Violation) else Violation(repr(exc))

@@ -111,8 +111,11 @@ class Shuffled(Fault):
 class OneAtATime(Fault):
     """A poll tells one event, and of a socket that can be read and written only one side."""
 
+    def __init__(self, chance: float = 1.0) -> None:
+        self.chance = chance
+
     def on_ready(self, system: SimulatedSystem, ready: Ready) -> Ready:
-        if not ready:
+        if not ready or not system.chance(self.chance):
             return ready
         fd, events = ready[system.draw(len(ready))]
         if events & READ and events & WRITE:
@@ -121,7 +124,7 @@ class OneAtATime(Fault):
 
 
 class Resets(Fault):
-    """In each poll, with this chance, some connection's peer resets it."""
+    """In each poll, with this chance, some connection is reset."""
 
     def __init__(self, chance: float = 0.01) -> None:
         self.chance = chance
@@ -132,12 +135,14 @@ class Resets(Fault):
         victims = [
             sock
             for sock in system.descriptors.values()
-            if isinstance(sock, TcpSocket) and not sock.dead and not sock.connecting
+            if isinstance(sock, TcpSocket) and not (sock.dead or sock.connecting or sock.peer.dead)
         ]
         if victims:
             victim = victims[system.draw(len(victims))]
-            # As if the peer's machine had forgotten it.
+            # As a middlebox does that has forgotten it: both ends are told.
             victim.peer.send_reset()
+            victim.peer.error_number = errno.ECONNRESET
+            victim.peer.touch()
             system.pump()
 
 

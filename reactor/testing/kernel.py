@@ -210,17 +210,28 @@ class SimulatedSystem(System):
 
     def connected(self, *, unix: bool = False, link: Link | None = None) -> tuple[StreamSocket, Peer]:
         """A socket for `Reactor.connect(factory, sock=...)`, and the scripted peer at its other end."""
-        ours: TcpSocket | UnixSocket
-        theirs: TcpSocket | UnixSocket
-        if unix:
-            ours, theirs = (UnixSocket(self, "", "", (link or self.link).send_buffer_bytes) for _ in range(2))
-        else:
-            names = [("127.0.0.1", self.free_port()) for _ in range(2)]
-            ours = TcpSocket(self, socket.AF_INET, names[0], names[1], link or self.link)
-            theirs = TcpSocket(self, socket.AF_INET, names[1], names[0], link or self.link)
-        ours.peer, theirs.peer = theirs, ours
+        ours, theirs = self._two_ends(unix, link or self.link)
         self.give_descriptor(ours)
         return ours, Peer(self, theirs)
+
+    def stream_pair(self, *, unix: bool = False, link: Link | None = None) -> tuple[StreamSocket, StreamSocket]:
+        """Two ends for `Reactor.connect(factory, sock=...)`, connected to each other."""
+        ends = self._two_ends(unix, link or self.link)
+        for end in ends:
+            self.give_descriptor(end)
+        return ends
+
+    def _two_ends(self, unix: bool, link: Link) -> tuple[StreamSocket, StreamSocket]:
+        ours: StreamSocket
+        theirs: StreamSocket
+        if unix:
+            ours, theirs = (UnixSocket(self, "", "", link.send_buffer_bytes) for _ in range(2))
+        else:
+            names = [("127.0.0.1", self.free_port()) for _ in range(2)]
+            ours = TcpSocket(self, socket.AF_INET, names[0], names[1], link)
+            theirs = TcpSocket(self, socket.AF_INET, names[1], names[0], link)
+        ours.peer, theirs.peer = theirs, ours
+        return ours, theirs
 
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
@@ -417,12 +428,15 @@ class SimulatedSystem(System):
             found = self._bound.get(("::", port)) or self._bound.get(("0.0.0.0", port))
         return found
 
-    def dial(self, sockaddr: SocketAddress, link: Link | None = None) -> StreamSocket:
+    def dial(
+        self, sockaddr: SocketAddress, link: Link | None = None, source: tuple[str, int] | None = None
+    ) -> StreamSocket:
         """A socket without a descriptor that connects there. A Unix socket does so at once, or raises."""
         if not isinstance(sockaddr, tuple):
             return self._dial_unix(sockaddr)
         family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
-        local = (sockaddr[0], self.free_port(), *sockaddr[2:])
+        host, port = source or (sockaddr[0], 0)
+        local = (host, port or self.free_port(), *sockaddr[2:])
         sock = TcpSocket(self, family, local, sockaddr, link or self.link)
         sock.connecting = True
         self.post(sock, sock.syn, self.listener_at(sockaddr))
@@ -545,9 +559,9 @@ class SimulatedSystem(System):
             return [Address(socket.AF_INET6, (host, port, 0, 0))]
         return [Address(socket.AF_INET, (host, port))]
 
-    def start_connect(self, address: Address, options: opt.Options) -> Socket:
+    def start_connect(self, address: Address, options: opt.Options, source: tuple[str, int] | None = None) -> Socket:
         self.check_descriptors()
-        sock = self.dial(address.sockaddr)
+        sock = self.dial(address.sockaddr, source=source)
         _size(sock, options.sockets)
         self.give_descriptor(sock)
         return sock

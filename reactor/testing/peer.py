@@ -40,6 +40,7 @@ class Peer:
         self.ending: str | None = None
         self.reading = True
         self._fin_wanted = False
+        self._told: str | None = None
         self._touched = self._busy = self._again = False
         # Called when something was read or the connection ended, for a script that answers.
         self.on_change: Callable[[Peer], object] | None = None
@@ -132,7 +133,7 @@ class Peer:
             self.ending = _ENDINGS.get(exc.errno or 0, "error")
             return False
         if not data:
-            self.ending = "EOF"
+            self.ending = self._told or "EOF"
         self.data += data
         return bool(data)
 
@@ -148,11 +149,11 @@ class Peer:
         except BlockingIOError:
             pass
         except OSError as exc:
-            # The send told the error, and the kernel tells it once.
             self.unsent.clear()
             self._fin_wanted = False
-            if self.ending is None and exc.errno in _ENDINGS and not sock.inbox and not sock.fin_received:
-                self.ending = _ENDINGS[exc.errno]
+            # The kernel tells an error once: what the send was told, the read behind the last byte is not.
+            if self._told is None and not sock.fin_received:
+                self._told = _ENDINGS.get(exc.errno or 0, "error")
 
     def __repr__(self) -> str:
         return f"<Peer {self.sock!r} read={len(self.data)} ending={self.ending}>"

@@ -158,6 +158,10 @@ class Listening(SimulatedSocket):
                 self.queue.popleft().vanish()
             self.kernel.pump()
 
+    def __repr__(self) -> str:
+        where = "released" if self.released else f"fd {self.fd}"
+        return f"<listening {where} {self.local} waiting={len(self.queue)} interest={self.interest}>"
+
 
 class StreamSocket(SimulatedSocket):
     """One end of a connection."""
