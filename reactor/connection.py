@@ -119,6 +119,7 @@ class Connection:
     _broken: bool  # nothing can be sent any more
     _how: str | None  # how it ended
     _fin_sent: bool
+    _displaced: bool  # the descriptor is somebody else's by now, or nobody's
 
     # Counts, in bytes.
     _received: int
@@ -133,6 +134,8 @@ class Connection:
     _since: float  # this state began
     _stages: tuple[tuple[str, float], ...]
     _watch: TimerHandle | None  # the next moment at which a deadline could have passed
+    _armed_at: float  # when that was set, and what had been accepted by then
+    _accepted_when_armed: int
     _report: Report | None  # the last one
 
     def __init__(
@@ -169,10 +172,11 @@ class Connection:
         self._paused = False
         self._ended_by = None
         self._blocked = self._gathered = self._bursting = self._writing_paused = False
-        self._broken = self._fin_sent = False
+        self._broken = self._fin_sent = self._displaced = False
         self._reason = self._how = self._watch = self._report = None
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
-        self._read_at = self._sent_at = self._since = loop.now
+        self._read_at = self._sent_at = self._since = self._armed_at = loop.now
+        self._accepted_when_armed = 0
         self._stages = ()
         loop.admit(self._fd, self)
         if self._observer is not None:
@@ -240,7 +244,8 @@ class Connection:
             data = as_view(data)
         if not self._direct or self._turn == self._loop.turns:
             if self._bursting:
-                self._queue.append(data if type(data) is bytes else bytes(data))
+                self._queue.append(bytes(data))
+                self._check_queue()
             else:
                 self._write_later(bytes(data))  # no copy of what is bytes already
             return
@@ -276,6 +281,12 @@ class Connection:
         self._queue.append(data if self._codec is None else self._codec.encrypt(data))
         self._direct = False
         self._send_or_gather()
+        self._check_queue()
+
+    def _check_queue(self) -> None:
+        if self._queue.size > self._options.limits.queue_bytes:
+            limit = self._options.limits.queue_bytes
+            self._abort(QueueOverflow(f"{self._queue.size} bytes wait for {self!r}, more than {limit}"))
 
     def writelines(self, chunks: Iterable[Buffer]) -> None:
         """Writes all the chunks, as one `write` of them joined would."""
@@ -307,12 +318,7 @@ class Connection:
         if not self._blocked:
             self._send_queue()
         self._refresh()
-        if not self._queue.size:
-            return
-        limit = self._options.limits.queue_bytes
-        if self._queue.size > limit:
-            self._abort(QueueOverflow(f"{self._queue.size} bytes wait for {self!r}, more than {limit}"))
-        elif self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
+        if self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
             self._writing_paused = True
             self._record("pause_writing")
             self._protocol.pause_writing()
@@ -455,7 +461,9 @@ class Connection:
             self.end_linger()
 
     def _receive_failed(self, exc: OSError) -> None:
-        if exc.errno not in WAIT:
+        if exc.errno == errno.EBADF:
+            self.displaced()
+        elif exc.errno not in WAIT:
             self._fail(exc)
 
     def _peer_ended(self) -> None:
@@ -527,6 +535,7 @@ class Connection:
 
     def displaced(self) -> None:
         """The descriptor was closed behind the reactor's back (R14)."""
+        self._displaced = True
         self._fail(OSError(errno.EBADF, f"the descriptor of {self!r} was closed by somebody else"))
 
     # Ending
@@ -604,7 +613,9 @@ class Connection:
 
     def _send_failed(self, exc: OSError) -> None:
         """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
-        if self._state is not CLOSED and not self._broken:
+        if exc.errno == errno.EBADF:
+            self.displaced()
+        elif self._state is not CLOSED and not self._broken:
             self._break(exc)
             self._derive()
             self._loop.post(self, self._read_last_words, _LAST_READS)
@@ -642,8 +653,8 @@ class Connection:
         state = lifecycle.after(before, event)
         if state is before:
             return
-        now = self._loop.now
-        if before is not STARTING or now > self._since:  # most begin in the turn they came in: 128 bytes less for each
+        now = self._loop.look_at_clock()
+        if before is not STARTING or self._codec is not None:  # without a handshake it takes no time to speak of
             self._stages += ((before.name, now - self._since),)
         self._since = now
         self._state = state
@@ -726,10 +737,10 @@ class Connection:
         self.on_readable = _ignore
         self._direct = False
         self._arm()
-        loop = self._loop
-        loop.dismiss(self._fd, self._interest is not None)
+        loop, registered = self._loop, self._interest is not None
         self._interest = None
         loop.doom(self)
+        loop.dismiss(self._fd, registered)
 
     def bury(self) -> None:
         """Takes the last report, releases the descriptor, and tells the protocol. Called by the loop, once.
@@ -760,7 +771,7 @@ class Connection:
 
     def _release(self) -> None:
         system = self._loop.system
-        if isinstance(self._reason, OSError) and self._reason.errno == errno.EBADF:
+        if self._displaced:
             system.forget(self._socket)
         elif self._how == "reset":
             self._record("our reset")
@@ -773,27 +784,33 @@ class Connection:
     def _tell_the_end(self) -> None:
         self._record("closed", detail=str(self._report))
         self._ended_by = self._ended_by or "connection_lost()"
-        if self._on_end is not None:
-            self._on_end()
         # Let go, so that neither waits for the garbage collector to find the circle they are in.
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            self._record("connection_lost")
-            protocol.connection_lost(self._reason)
+        try:
+            if self._on_end is not None:
+                self._on_end()
+        finally:
+            if protocol is not None:
+                self._record("connection_lost")
+                protocol.connection_lost(self._reason)
 
     # Deadlines
 
     def _arm(self) -> None:
         if self._watch is not None:
             self._watch.cancel()
+        self._armed_at, self._accepted_when_armed = self._loop.now, self._accepted
         look = None if self._state is CLOSED else next_look(self._state, *self._times())
-        self._watch = None if look is None else self._loop.timers.add(look, self, self._check_deadlines)
+        self._watch = None if look is None else self._loop.set_timer(look, self, self._check_deadlines)
 
     def _times(self) -> tuple[Deadlines, float, float, float, float]:
         return self._options.deadlines, self._loop.now, self._read_at, self._sent_at, self._since
 
     def _check_deadlines(self) -> None:
         self._watch = None
+        if self._accepted != self._accepted_when_armed and not needs_acknowledgements(self._state):
+            # Something was sent, perhaps between two turns, when the loop's time stood still: never judge too early.
+            self._sent_at = max(self._sent_at, self._armed_at)
         outstanding = None
         if needs_acknowledgements(self._state):
             outstanding = self._loop.system.outstanding(self._socket)

@@ -3,7 +3,8 @@
 A connect is a life of its own, not a state of a connection. It resolves the name (in a thread, unless it is an address
 already), tries its addresses as the race says, and ends in one of three ways: `connection_made` on a new protocol,
 `connection_failed` with every cause on a new protocol, or, after `cancel()`, nothing at all. The factory is called at
-the end, not at the beginning, and never from inside `connect()`.
+the end, not at the beginning, and never from inside `connect()`. With TLS the end is the end of the handshake, which
+has a deadline of its own.
 
 Each attempt is an end of its own, so that an event finds it. One that did not win leaves the loop at once, so that
 nothing more is heard of it, even if the same batch holds its success; its socket is closed at the end of the turn.
@@ -15,7 +16,8 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from reactor.connection import Connection
 from reactor.errors import ConnectFailed
@@ -26,6 +28,9 @@ from reactor.protocol import Protocol
 from reactor.racing import GiveUp, Race, Start, Wait, Win
 from reactor.system import Address, Socket
 from reactor.timers import TimerHandle
+
+if TYPE_CHECKING:
+    from reactor.tls import Codec
 
 logger = logging.getLogger("reactor")
 
@@ -43,24 +48,30 @@ class Connector:
         factory: Callable[[], Any],
         options: Options,
         source: tuple[str, int] | None = None,
+        make_codec: Callable[[], Codec] | None = None,
     ) -> None:
         self._loop = loop
         self._target = target
         self._factory = factory
         self._options = options
         self._source = source
+        self._make_codec = make_codec
+        # The winner, while its TLS handshake is under way.
+        self._shaking: Connection | None = None
         self._race: Race[Address] = Race((), options.deadlines.attempt)
         self._attempts: dict[Address, _Attempt] = {}
         self._next_start: TimerHandle | None = None
         self._over = False
         loop.outside[self] = None
-        self._deadline = loop.timers.add(loop.time() + options.deadlines.connect, self, self._too_late)
+        self._deadline = loop.set_timer(loop.time() + options.deadlines.connect, self, self._too_late)
 
     def cancel(self) -> None:
         """Gives up: no callback comes, no protocol is made. Does nothing once it has succeeded or failed."""
         if not self._over:
             self._end(tuple(self._attempts))
             self._loop.outside.pop(self, None)
+            if self._shaking is not None:
+                self._shaking.abandon()
 
     def done(self) -> bool:
         """Whether it is over: it succeeded, failed, or was cancelled."""
@@ -120,7 +131,7 @@ class Connector:
 
     def _proceed(self) -> None:
         """Does what the race says, until it says to wait."""
-        if self._over:
+        if self._over or self._shaking is not None:
             return
         while True:
             match self._race.proceed(self._loop.time()):
@@ -141,7 +152,7 @@ class Connector:
         try:
             attempt.start(self._options, self._source)
         except BlockingIOError:
-            attempt.retry = self._loop.timers.add(self._loop.now + _FULL_QUEUE_RETRY, self, self._start_again, attempt)
+            attempt.retry = self._loop.set_timer(self._loop.now + _FULL_QUEUE_RETRY, self, self._start_again, attempt)
         except OSError as exc:
             self._lose(attempt, exc)
 
@@ -153,7 +164,7 @@ class Connector:
     def _wait(self, until: float | None) -> None:
         if self._next_start is not None:
             self._next_start.cancel()
-        self._next_start = None if until is None else self._loop.timers.add(until, self, self._proceed)
+        self._next_start = None if until is None else self._loop.set_timer(until, self, self._proceed)
 
     def _lose(self, attempt: _Attempt, cause: Exception) -> None:
         self._attempts.pop(attempt.address).leave()
@@ -175,11 +186,31 @@ class Connector:
     # The end
 
     def _succeed(self, address: Address, losers: Iterable[Address]) -> None:
-        winner = self._attempts.pop(address)
-        self._end(losers)
+        codec = None if self._make_codec is None else self._make_codec()  # first: when that raises, no socket is lost
+        sock = self._attempts.pop(address).hand_over()
+        self._stop_racing(losers)
+        failed = None if codec is None else partial(self._handshake_failed, address)
+        connection = Connection(self._loop, sock, address.sockaddr, self._options, "connected", None, failed, codec)
+        if codec is None:
+            self._reached()
+            self._loop.post(connection, connection.begin, self._factory)
+        else:
+            self._shaking = connection
+            self._loop.post(connection, connection.begin, self._make_protocol)
+
+    def _make_protocol(self) -> Any:
+        """The handshake is complete."""
+        self._reached()
+        return self._factory()
+
+    def _handshake_failed(self, address: Address, exc: Exception) -> None:
+        if not self._over:
+            self._give_up([(address, exc)])
+
+    def _reached(self) -> None:
+        self._shaking = None
+        self._over = True
         self._loop.outside.pop(self, None)
-        connection = Connection(self._loop, winner.hand_over(), address.sockaddr, self._options, "connected")
-        self._loop.post(connection, connection.begin, self._factory)
 
     def _too_late(self) -> None:
         limit = self._options.deadlines.connect
@@ -197,6 +228,9 @@ class Connector:
 
     def _end(self, losers: Iterable[Address]) -> None:
         self._over = True
+        self._stop_racing(losers)
+
+    def _stop_racing(self, losers: Iterable[Address]) -> None:
         self._deadline.cancel()
         self._wait(None)
         for address in losers:
@@ -205,7 +239,10 @@ class Connector:
     def callback_failed(self, exc: Exception) -> None:
         """A call made for this connect raised: it is logged, and the connect given up."""
         logger.error("%r failed", self, exc_info=exc)
-        self.cancel()
+        if self._over:
+            self._loop.outside.pop(self, None)
+        else:
+            self._give_up([(self._target, exc)])
 
     def __repr__(self) -> str:
         return f"<Connector to {self._target}{' over' if self._over else ''}>"

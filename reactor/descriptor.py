@@ -37,6 +37,10 @@ class Descriptor:
                 self._loop.poller.modify(self._fd, interest)
             except FileNotFoundError:
                 self._loop.poller.register(self._fd, interest)  # closed and opened anew while we watched
+            except OSError:
+                if handle is not None:
+                    raise
+                self.displaced()
 
     def watches(self, bit: int) -> bool:
         """Whether that side has a call."""

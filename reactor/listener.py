@@ -37,7 +37,7 @@ _BACK_OFF_MOST = 1.0
 class Door:
     """One listening socket in the poller."""
 
-    __slots__ = ("fd", "listener", "open", "registered", "sock")
+    __slots__ = ("displaced_by_somebody", "fd", "listener", "open", "registered", "sock")
 
     def __init__(self, listener: Listener, sock: Socket) -> None:
         self.listener = listener
@@ -45,6 +45,7 @@ class Door:
         self.fd = sock.fileno()
         self.registered = False
         self.open = True
+        self.displaced_by_somebody = False
 
     def on_readable(self) -> None:
         if self.registered:  # not when an earlier event of this batch made the listener rest
@@ -58,6 +59,7 @@ class Door:
 
     def displaced(self) -> None:
         logger.error("%r: its descriptor %d was closed by somebody else", self.listener, self.fd)
+        self.displaced_by_somebody = True
         self.listener.lose(self)
 
     def callback_failed(self, exc: Exception) -> None:
@@ -180,7 +182,7 @@ class Listener:
 
     def _connection_ended(self) -> None:
         self._connections -= 1
-        if not self._is_full() and self._famine is None:
+        if not self._is_full() and self._retry is None:
             self._watch()
 
     # A famine of descriptors
@@ -192,7 +194,7 @@ class Listener:
             logger.warning("%r pauses: %s; callers wait in the kernel's queue", self, exc.strerror)
         self._rest()
         loop.starved[self] = None
-        self._retry = loop.timers.add(loop.now + self._back_off, self, self._try_again)
+        self._retry = loop.set_timer(loop.now + self._back_off, self, self._try_again)
         self._back_off = min(2 * self._back_off, _BACK_OFF_MOST)
         lingering = (end for end in loop.ends.values() if isinstance(end, Connection) and end.state is LINGER)
         oldest = min(lingering, key=lambda connection: connection.number, default=None)
@@ -233,9 +235,13 @@ class Listener:
     # In the poller and out of it
 
     def _watch(self) -> None:
-        for door in self._doors:
+        for door in tuple(self._doors):
             if not door.registered:
-                self._loop.poller.register(door.fd, READ)
+                try:
+                    self._loop.poller.register(door.fd, READ)
+                except OSError:
+                    self.lose(door)  # nobody can be served there any more
+                    raise
                 door.registered = True
 
     def _rest(self) -> None:
@@ -248,10 +254,11 @@ class Listener:
 
     def _close(self) -> None:
         """Lets in whoever waits, then leaves. In a famine that takes until there are descriptors again."""
+        self._stop_retrying()
         for door in tuple(self._doors):
             # No more than a full queue: who comes while we accept may meet a reset, as with any listener that ends.
             self._accept_up_to(door, self._options.limits.backlog + 1)
-            if self._famine is not None:
+            if self._retry is not None:
                 return
             self.lose(door)
 
@@ -267,7 +274,10 @@ class Listener:
 
     def release(self, door: Door) -> None:
         """At the end of the turn, so that the descriptor's number is not given away within it."""
-        self._loop.system.close_listening(door.sock)
+        if door.displaced_by_somebody:
+            self._loop.system.forget(door.sock)
+        else:
+            self._loop.system.close_listening(door.sock)
 
     def abandon(self) -> None:
         """The loop closes."""

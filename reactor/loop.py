@@ -130,7 +130,10 @@ class Loop:
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"run_once() waits for zero or more seconds, not {timeout!r}")
         self._check_can_turn("run_once()")
-        self._turn(timeout)
+        try:
+            self._turn(timeout)
+        finally:
+            self._stopping = False  # there is no run() for it to stop
 
     def stop(self) -> None:
         """`run()` returns after this turn; called between runs, the next one returns at once. Nothing is ended."""
@@ -140,9 +143,11 @@ class Loop:
     def _turn(self, timeout: float | None) -> None:
         self._turning = True
         try:
-            self._send_gathered()
+            if self.gathered:
+                self.look_at_clock()  # time may have passed since the last turn, if a host lends us its loop
+                self._send_gathered()
             ready = self.poller.poll(self._patience(timeout))
-            self.now = self.system.time()
+            self.look_at_clock()
             self.turns += 1
             self._serve(ready)
             self._fire_timers()
@@ -205,10 +210,10 @@ class Loop:
         if self._posted or self.gathered or self.dead:
             return 0
         deadline = self.timers.next_deadline()
+        waits = [_LONGEST_WAIT] if timeout is None else [_LONGEST_WAIT, timeout]
         if deadline is None:
-            return timeout
-        wait = min(max(0.0, deadline - self.system.time()), _LONGEST_WAIT)
-        return wait if timeout is None else min(wait, timeout)
+            return None if timeout is None else min(waits)
+        return min(max(0.0, deadline - self.system.time()), *waits)
 
     def _has_work(self) -> bool:
         # The waker alone is no reason to wait.
@@ -237,9 +242,7 @@ class Loop:
         self.check_open("call_at()")
         if not -math.inf < when < math.inf:
             raise ValueError(f"a call can be made at a time that comes, not at {when!r}")
-        handle = self.timers.add(when, self, callback, *args)
-        self.nudge()
-        return handle
+        return self.set_timer(when, self, callback, *args)
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> Handle:
         """`call_soon` from any thread. Calls of one thread are made in its order."""
@@ -263,6 +266,17 @@ class Loop:
         self._posted.append(handle)
         self.nudge()
         return handle
+
+    def set_timer(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
+        """`call_at` for somebody who is told of an exception."""
+        handle = self.timers.add(when, owner, callback, *args)
+        self.nudge()
+        return handle
+
+    def look_at_clock(self) -> float:
+        """The time, also as `now` from here on. Once a turn, and where an exact moment matters: when a state begins."""
+        self.now = self.system.time()
+        return self.now
 
     def nudge(self) -> None:
         """A host that lends its loop must learn that there is work, when it arose between turns."""
@@ -328,17 +342,19 @@ class Loop:
             return
         self.check_not_turning("close()")
         self._closed = True
-        for end in tuple(self.ends.values()):
-            if end is not self.waker:
-                self._call(end, end.abandon)
-        self._bury()
-        self._posted.clear()
-        self.gathered.clear()
-        self.timers = Timers()
-        self.system.close_threads()
-        self.dismiss(self.waker.fileno(), registered=True)
-        self.waker.abandon()
-        self.poller.close()
+        try:
+            for end in tuple(self.ends.values()):
+                if end is not self.waker:
+                    self._call(end, end.abandon)
+            while self.dead:
+                self._bury()
+        finally:
+            self._posted.clear()
+            self.gathered.clear()
+            self.timers = Timers()
+            self.system.close_threads()
+            self.waker.abandon()
+            self.poller.close()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"turns={self.turns} ends={len(self.ends) - 1} timers={len(self.timers)}"

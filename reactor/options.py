@@ -30,7 +30,10 @@ def _checked(what: str, good: Callable[[Any], bool]) -> Callable[[object, attrs.
 _positive = _checked("a positive number", lambda value: _number(value) and 0 < value < float("inf"))
 _not_negative = _checked("zero or a positive number", lambda value: _number(value) and 0 <= value < float("inf"))
 _attempt_delay = _checked("from 0.01 to 2", lambda value: _number(value) and 0.01 <= value <= 2)
+_C_INT = 2**31 - 1
 _count = _checked("a positive whole number", lambda value: type(value) is int and value > 0)
+_c_int = _checked("a positive whole number below 2**31", lambda value: type(value) is int and 0 < value <= _C_INT)
+_tcp_time = _checked("a positive number below 2**31 / 1000", lambda value: _number(value) and 0 < value < _C_INT / 1000)
 _bytes = _checked("a whole number of bytes, zero or more", lambda value: type(value) is int and value >= 0)
 _yes_or_no = _checked("True or False", lambda value: type(value) is bool)
 
@@ -57,8 +60,8 @@ class Watermarks:
 class Limits:
     """How much of anything there may be. The budgets keep one busy connection from starving the others."""
 
-    # One read per connection and turn, as in asyncio: what a fast sender delivers between two turns of a busy loop comes
-    # in one piece. A buffer of this size is cheap only because of `System.__init__`; it shrinks to what was read.
+    # One read per connection and turn, as in asyncio: what a fast sender delivers between two turns of a busy loop, in
+    # one piece. A buffer of this size is cheap only because of `System.__init__`; it shrinks to what was read.
     read_bytes: int = attrs.field(default=256 * KiB, validator=_count)
     # One send(2) of this much per flush and step: below the usual send buffer, so that a step seldom falls short.
     send_bytes: int = attrs.field(default=256 * KiB, validator=_count)
@@ -67,7 +70,7 @@ class Limits:
     # Connections taken in one turn: a burst is served in few turns, and 64 accepts cost well under a millisecond.
     accepts_per_turn: int = attrs.field(default=64, validator=_count)
     # The kernel cuts this to its own limit (Linux: net.core.somaxconn, 4096), where a burst belongs.
-    backlog: int = attrs.field(default=4096, validator=_count)
+    backlog: int = attrs.field(default=4096, validator=_c_int)
     # Bytes that may wait for one peer: far above any watermark, so that only a protocol which ignores pause_writing
     # meets it; low enough that one stalled peer cannot take the machine.
     queue_bytes: int = attrs.field(default=256 * MiB, validator=_count)
@@ -111,9 +114,9 @@ class Keepalive:
     """TCP probes on a silent connection (tcp(7)): the first after `idle`, then every `interval`, dead after `count`."""
 
     # A dead peer is found within 60 + 5 * 10 s, and a NAT's shortest usual memory (some minutes) is never reached.
-    idle: int = attrs.field(default=60, validator=_count)
-    interval: int = attrs.field(default=10, validator=_count)
-    count: int = attrs.field(default=5, validator=_count)
+    idle: int = attrs.field(default=60, validator=_c_int)
+    interval: int = attrs.field(default=10, validator=_c_int)
+    count: int = attrs.field(default=5, validator=_c_int)
 
 
 @attrs.frozen(kw_only=True)
@@ -127,10 +130,10 @@ class Sockets:
         default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Keepalive))
     )
     # TCP_USER_TIMEOUT (RFC 5482), seconds that sent data may stay unacknowledged. None: the kernel's (15 minutes).
-    user_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_positive))
+    user_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_tcp_time))
     # Kernel buffer sizes, SO_SNDBUF and SO_RCVBUF. None: the kernel tunes them, which is nearly always best.
-    send_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
-    receive_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_count))
+    send_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_c_int))
+    receive_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_c_int))
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ import os
 import select
 import selectors
 import sys
+from collections.abc import Iterable
 from typing import Protocol
 
 READ = 1
@@ -102,7 +103,7 @@ class SelectPoller(_NoDescriptor):
         try:
             readable, writable, _ = select.select(readers, writers, (), timeout)
         except OSError:
-            invalid = self._sweep()
+            invalid = _sweep(self._interest)
             if not invalid:
                 raise
             return invalid
@@ -111,15 +112,16 @@ class SelectPoller(_NoDescriptor):
             events[fd] = events.get(fd, 0) | WRITE
         return list(events.items())
 
-    def _sweep(self) -> list[tuple[int, int]]:
-        """The HOWTO's "When Sockets Die": select fails as a whole, so each descriptor is asked for itself."""
-        invalid = []
-        for fd in self._interest:
-            try:
-                os.fstat(fd)
-            except OSError:
-                invalid.append((fd, INVALID))
-        return invalid
+
+def _sweep(descriptors: Iterable[int]) -> list[tuple[int, int]]:
+    """The HOWTO's "When Sockets Die": select fails as a whole, so each descriptor is asked for itself."""
+    invalid = []
+    for fd in descriptors:
+        try:
+            os.fstat(fd)
+        except OSError:
+            invalid.append((fd, INVALID))
+    return invalid
 
 
 class SelectorPoller:
@@ -149,7 +151,7 @@ class SelectorPoller:
     def unregister(self, fd: int) -> None:
         if fd in self._resting:
             self._resting.remove(fd)
-        else:
+        elif fd in self._selector.get_map():
             self._selector.unregister(fd)
 
     @staticmethod
@@ -157,9 +159,16 @@ class SelectorPoller:
         return (selectors.EVENT_READ if interest & READ else 0) | (selectors.EVENT_WRITE if interest & WRITE else 0)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+        try:
+            ready = self._selector.select(timeout)
+        except OSError:
+            invalid = _sweep([key.fd for key in self._selector.get_map().values()])
+            if not invalid:
+                raise
+            return invalid
         return [
             (key.fd, (READ if events & selectors.EVENT_READ else 0) | (WRITE if events & selectors.EVENT_WRITE else 0))
-            for key, events in self._selector.select(timeout)
+            for key, events in ready
         ]
 
     def fileno(self) -> int:

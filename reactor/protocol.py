@@ -46,7 +46,11 @@ class Protocol:
         return False
 
     def pause_writing(self) -> None:
-        """More than the high watermark waits for the peer. Stop writing, or the queue grows to its limit."""
+        """More than the high watermark waits for the peer. Stop writing, or the queue grows to its limit.
+
+        Like every callback it never comes from inside a call of yours, `write` included: it comes after the callback in
+        which you wrote has returned. So do not write in a loop that waits for it.
+        """
 
     def resume_writing(self) -> None:
         """No more than the low watermark waits. Always preceded by `pause_writing`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import selectors
 from collections.abc import Callable
@@ -40,7 +41,7 @@ class Reactor(Loop):
     environment's REACTOR_POLLER names, else the platform's best. ValueError when there is none of that name.
     `system` is the operating system to run on: the machine's own, unless a simulated one is given.
 
-    Only `call_soon_threadsafe` and `stop` of a posted call may be used from other threads.
+    From another thread use `call_soon_threadsafe` and nothing else, for instance `call_soon_threadsafe(reactor.stop)`.
     """
 
     def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
@@ -48,6 +49,7 @@ class Reactor(Loop):
         self._signals = Signals(self)
         self._drain: DrainSummary | None = None
         self._drain_cuts: list[TimerHandle] = []
+        self._cut = False
         self._before_drain: tuple[float, Totals] = (self.now, self.totals)
 
     def __enter__(self) -> Reactor:
@@ -77,8 +79,8 @@ class Reactor(Loop):
         protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. OSError,
         naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
         """
-        self.check_open("listen()")
-        _check_target("listen()", host, port, path, sock)
+        self._check_takes_ends("listen()")
+        self._check_target("listen()", factory, host, port, path, sock)
         _check_options(options)
         if sock is not None:
             sockets = self.system.listen_given(sock, options)
@@ -97,6 +99,8 @@ class Reactor(Loop):
         *,
         path: str | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
+        tls: ssl.SSLContext | None = None,
+        server_hostname: str | None = None,
         source: tuple[str, int] | None = None,
         options: Options = DEFAULTS,
     ) -> Connector:
@@ -105,25 +109,62 @@ class Reactor(Loop):
         The protocol is told `connection_made`, or `connection_failed` with every address's error, within
         `Deadlines.connect` seconds; nothing comes after `cancel()` on what this returns. `sock` is connected already
         (a socketpair's end, say), and belongs to the reactor from now on. `source` is the address to connect from, port
-        0 for any. The addresses of a name are raced as RFC 8305 has it. ValueError for what cannot be meant.
+        0 for any. The addresses of a name are raced as RFC 8305 has it. With `tls`, the certificate must be good for
+        `server_hostname` (by default the host), unless the context was told otherwise, and a protocol begins only when
+        the handshake is complete. ValueError for what cannot be meant.
         """
-        self.check_open("connect()")
-        _check_target("connect()", host, port, path, sock)
+        self._check_takes_ends("connect()")
+        self._check_target("connect()", factory, host, port, path, sock)
         _check_options(options)
+        codecs = None
+        if tls is not None:
+            name = host if server_hostname is None else server_hostname
+            if tls.check_hostname and not name:
+                raise ValueError("connect() with tls and without a host needs a server_hostname to check")
+            codecs = _codecs(tls, server_side=False, server_hostname=name or None)
+        elif server_hostname is not None:
+            raise ValueError("connect() takes a server_hostname only together with tls")
+        if source is not None:
+            self._check_source(source, port)
         if sock is not None:
             adopted = self.system.adopt(sock)
             address = sock.getpeername()
-            connector = Connector(self, repr(sock), factory, options)
+            connector = Connector(self, repr(sock), factory, options, None, codecs)
             connector.adopt(adopted, address)
         elif path is not None:
             unix = self.system.unix_address(path)
-            connector = Connector(self, str(unix), factory, options)
+            connector = Connector(self, str(unix), factory, options, None, codecs)
             connector.begin([unix])
         else:
             host, port = host or "localhost", check_port(port)
-            connector = Connector(self, f"{host}:{port}", factory, options)
+            connector = Connector(self, f"{host}:{port}", factory, options, source, codecs)
             connector.resolve(host, port)
         return connector
+
+    def _check_target(
+        self, what: str, factory: object, host: object, port: object, path: object, sock: socket.socket | None
+    ) -> None:
+        if not callable(factory):
+            raise TypeError(f"{what} needs something that makes a protocol, not {factory!r}")
+        given = [name for name, value in (("port", port), ("path", path), ("sock", sock)) if value is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none of them"
+            raise ValueError(f"{what} takes exactly one of port, path and sock, not {found}")
+        if host is not None and port is None:
+            raise ValueError(f"{what} takes a host only together with a port")
+        if not isinstance(host, str | None):
+            raise ValueError(f"{what} takes a host in words, not {host!r}")
+        there = self.ends.get(sock.fileno()) if sock is not None else None
+        if there is not None:
+            raise Misuse(f"{what} refused: {sock!r} belongs to {there!r} already")
+
+    def _check_source(self, source: tuple[str, int], port: object) -> None:
+        """What `bind` takes without asking anybody: a name would block, and a wrong type fail too late."""
+        if port is None:
+            raise ValueError("connect() takes a source only together with a port")
+        host, number = source
+        if self.system.resolve_numeric(host, check_port(number)) is None:
+            raise ValueError(f"connect() takes a source of a numeric address and a port, not {source!r}")
 
     # Foreign descriptors
 
@@ -200,14 +241,13 @@ class Reactor(Loop):
 
     def drain(self, deadline: float) -> DrainSummary:
         """Ends in order, within `deadline` seconds: lets in who waits, closes the listeners, asks every protocol to end
-        (`draining`), and at the deadline resets what is left.
+        (`draining`), and at the deadline resets what is left. From then on, and once drained, it takes no new ends.
 
         `run()` returns when no connection is left. Called outside a turn, this runs the loop itself until then; called
         inside one (from any callback), it only begins. Either way it returns the summary, which is complete when it
         says `finished`. Again: the earlier deadline holds.
         """
-        if not deadline >= 0:
-            raise ValueError(f"drain() takes zero or more seconds, not {deadline!r}")
+        _check_drain_deadline(deadline)
         self.check_open("drain()")
         if self._drain is None:
             self._drain = DrainSummary()
@@ -218,12 +258,15 @@ class Reactor(Loop):
             for connection in self.connections:
                 if connection.state is not STARTING:  # those ask themselves, once they have begun
                     self.post(connection, connection.drain)
-        self._drain_cuts.append(self.call_later(deadline, self._cut_drain))
+        if not self._drain.finished:
+            self._drain_cuts.append(self.call_later(deadline, self._cut_drain))
         if not self._turning:
+            self._check_drained()
             self.run()
         return self._drain
 
     def _cut_drain(self) -> None:
+        self._cut = True
         for listener in self.listeners:
             listener.abandon()
         late = Aborted("the drain's deadline had passed")
@@ -232,6 +275,30 @@ class Reactor(Loop):
         for connector in self.connectors:
             connector.fail(late)
 
+    def _bury(self) -> None:
+        super()._bury()
+        if self._drain is not None and not self._drain.finished:
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        assert self._drain is not None
+        if self.dead or self.connectors or any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
+            return
+        began, before = self._before_drain
+        self._drain.ended = self.totals.since(before)
+        self._drain.seconds = self.time() - began
+        self._drain.finished = True
+        for cut in self._drain_cuts:
+            cut.cancel()
+
+    def _has_work(self) -> bool:
+        return super()._has_work() if self._drain is None else not self._drain.finished
+
+    def _check_takes_ends(self, what: str) -> None:
+        self.check_open(what)
+        if self._cut or (self._drain is not None and self._drain.finished):
+            raise Misuse(f"{what} refused: {self!r} was drained")
+
     @property
     def drained(self) -> DrainSummary | None:
         """What the drain has come to: None before there was one, complete once it says `finished`."""
@@ -239,6 +306,7 @@ class Reactor(Loop):
 
     def drain_on_signals(self, deadline: float) -> None:
         """SIGTERM and SIGINT drain; a second one ends it at once. ValueError outside the main thread."""
+        _check_drain_deadline(deadline)
         for number in self.system.stop_signals():
             self.add_signal_handler(number, self._stop_signal, deadline)
 
@@ -250,28 +318,16 @@ class Reactor(Loop):
             logger.warning("a second signal: ending at once")
             self._cut_drain()
 
-    def _has_work(self) -> bool:
-        if self._drain is None:
-            return super()._has_work()
-        if self.connectors or any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
-            return True
-        if not self._drain.finished:
-            began, before = self._before_drain
-            self._drain.ended = self.totals.since(before)
-            self._drain.seconds = self.time() - began
-            self._drain.finished = True
-            for cut in self._drain_cuts:
-                cut.cancel()
-        return False
-
     def close(self) -> None:
         """Ends everything now: connections are reset and told so, listeners closed, calls and timers dropped.
 
         For an end in order, `drain` first. May be called twice; Misuse inside a turn.
         """
         self.check_not_turning("close()")
-        self._signals.close()
-        super().close()
+        try:
+            self._signals.close()
+        finally:
+            super().close()
 
     # Looking
 
@@ -301,16 +357,6 @@ class Reactor(Loop):
         )
 
 
-def _check_target(what: str, host: object, port: object, path: object, sock: object) -> None:
-    given = [name for name, value in (("port", port), ("path", path), ("sock", sock)) if value is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"{what} takes exactly one of port, path and sock, not {' and '.join(given) or 'none of them'}"
-        )
-    if host is not None and port is None:
-        raise ValueError(f"{what} takes a host only together with a port")
-
-
 def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> Callable[[], Codec]:
     """Makes a codec for each connection. Imported only here: who uses no TLS does not pay for OpenSSL."""
     from reactor.tls import Codec
@@ -328,3 +374,8 @@ def _descriptor_number(fd: Any) -> int:
     if number < 0:
         raise ValueError(f"{fd!r} is closed: it has no descriptor")
     return int(number)
+
+
+def _check_drain_deadline(deadline: object) -> None:
+    if not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 <= deadline < math.inf:
+        raise ValueError(f"a drain's deadline is a number of seconds, zero or more, not {deadline!r}")

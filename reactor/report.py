@@ -35,7 +35,7 @@ class Report:
     # Our FIN left, and was acknowledged.
     fin_sent: bool
     fin_acknowledged: bool | None
-    # The states it went through, each with the seconds spent there; STARTING only if it took longer than a turn.
+    # The states it went through, each with the seconds spent there; STARTING only if it was a handshake.
     stages: tuple[tuple[str, float], ...]
 
     @property

@@ -29,7 +29,7 @@ class Signals:
         known = self._calls.get(number)
         try:
             before = system.catch_signal(number) if known is None else known[2]
-        except (OSError, ValueError):
+        except BaseException:
             self._leave_if_none()
             raise
         self._calls[number] = (callback, args, before)
@@ -50,8 +50,11 @@ class Signals:
 
     def _leave_if_none(self) -> None:
         if not self._calls:
-            self._loop.system.wake_on_signals(self._descriptor_before)
-            self._loop.waker.on_signal = None
+            system, waker = self._loop.system, self._loop.waker
+            waker.on_signal = None
+            now = system.wake_on_signals(self._descriptor_before)
+            if now != waker.signal_fileno():
+                system.wake_on_signals(now)  # another loop's by now, and not ours to take away
 
     def _arrived(self, number: int) -> None:
         known = self._calls.get(number)

@@ -111,8 +111,8 @@ class System:
     """The machine's own kernel."""
 
     def __init__(self) -> None:
-        # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was freed;
-        # from then on blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one now.
+        # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was
+        # freed; then blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one now.
         bytearray(1 << 20)
         self._executor: Executor | None = None
         # Path -> (device, inode) of the socket files made here.
@@ -181,11 +181,14 @@ class System:
         except OSError as exc:
             sock.close()
             raise _named(exc, f"cannot listen on {address}") from exc
+        except BaseException:
+            sock.close()
+            raise
         return sock
 
     def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
         """A listening Unix socket. A file left behind by a dead server is replaced; a live one is EADDRINUSE."""
-        path = os.fspath(path)
+        path = os.fsdecode(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
@@ -203,6 +206,9 @@ class System:
         except OSError as exc:
             sock.close()
             raise _named(exc, f"cannot listen on {path!r}") from exc
+        except BaseException:
+            sock.close()
+            raise
         return [sock]
 
     def listen_given(self, sock: socket.socket, options: opt.Options) -> list[Socket]:
@@ -234,8 +240,12 @@ class System:
 
     def close_listening(self, sock: Socket) -> None:
         """Closes it; removes the socket file if it is still the one made here."""
-        path = sock.getsockname() if sock.family == socket.AF_UNIX and sock.fileno() >= 0 else None
-        sock.close()
+        path = None
+        try:
+            path = sock.getsockname() if sock.family == socket.AF_UNIX else None
+        except OSError:
+            pass  # not even a socket any more
+        self.close(sock)
         made = self._socket_files.pop(path, None) if isinstance(path, str) else None
         if made is None or path is None:
             return
@@ -413,7 +423,10 @@ class System:
         """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before."""
         if threading.current_thread() is not threading.main_thread():
             raise ValueError("signals can be handled only in the main thread")
-        return signal.set_wakeup_fd(fd, warn_on_full_buffer=False) if fd >= 0 else signal.set_wakeup_fd(fd)
+        try:
+            return signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+        except (OSError, ValueError):  # who had it before has closed it meanwhile
+            return signal.set_wakeup_fd(-1)
 
     def catch_signal(self, number: int) -> Any:
         """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""

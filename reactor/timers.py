@@ -22,6 +22,8 @@ class Handle:
     __slots__ = ("_args", "_callback", "_cancelled", "owner")
 
     def __init__(self, owner: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if not callable(callback):
+            raise TypeError(f"only something callable can be called, not {callback!r}")
         # Whose fault an exception is: it is told by `owner.callback_failed(exc)`.
         self.owner = owner
         self._callback: Callable[..., object] | None = callback

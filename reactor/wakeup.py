@@ -4,16 +4,18 @@ A pair of connected sockets: the loop polls one, a waker writes one byte to the 
 there the number of each signal that arrives (signal.set_wakeup_fd), so signals are served in the loop's own time, like
 everything else. A waker's byte is 0, which no signal has.
 
-Wake-ups are joined: one byte is enough for any number of calls. The flag is cleared before the calls are taken, and set
-after one was added, so none is missed: at worst the loop turns once more than it needed to.
+Wake-ups are joined: one byte is enough for any number of calls. The byte is read first, then the flag is cleared, then
+the calls are taken; and a waker adds its call first, then looks at the flag. So whoever finds the flag set has added a
+call that is still to be taken, and whoever finds it cleared sends a byte that nobody reads away.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 
-from reactor.pollers import READ
+from reactor.pollers import INVALID, READ
 from reactor.system import System
 
 logger = logging.getLogger("reactor")
@@ -49,24 +51,28 @@ class Waker:
             pass  # full, so the loop is awake already; or closed, so there is nobody to wake
 
     def on_readable(self) -> None:
-        self._woken = False
         try:
             numbers = self._ours.recv(_READ_BYTES)
         except BlockingIOError:
-            return
+            numbers = b""
+        self._woken = False
         for number in numbers:
             if number and self.on_signal is not None:
                 self.on_signal(number)
 
     def on_events(self, events: int) -> None:
-        if events & READ:
+        if events & INVALID:
+            self.displaced()
+        elif events & READ:
             self.on_readable()
 
     def callback_failed(self, exc: Exception) -> None:
+        if isinstance(exc, OSError):
+            raise exc  # out of run(): a loop that cannot be woken is no loop
         logger.error("a signal could not be served", exc_info=exc)
 
     def displaced(self) -> None:
-        logger.error("the reactor's own wake-up descriptor was closed by somebody else")
+        raise OSError(errno.EBADF, "the reactor's own wake-up descriptor was closed by somebody else")
 
     def abandon(self) -> None:
         self._ours.close()

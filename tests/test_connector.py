@@ -1,10 +1,13 @@
-"""Connecting: one address after the other, one deadline, every cause told."""
+"""Connecting: addresses raced, one deadline, every cause told."""
 
 from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
+import ssl
+import threading
 
 import pytest
 
@@ -128,10 +131,20 @@ def test_a_name_that_resolves_to_nothing_fails_in_words(poller, clients):
 
 
 class Deaf(System):
-    """A machine whose connects get no answer."""
+    """A machine whose connects get no answer until the test gives it: a port is a road, `answer(port)` opens it."""
 
-    def start_connect(self, address, options):
+    def __init__(self):
+        super().__init__()
+        self.others = {}
+        self.sockets = {}
+
+    def resolve(self, host, port):
+        return [Address(socket.AF_INET, ("127.0.0.1", int(road))) for road in host.removeprefix("roads-").split("-")]
+
+    def start_connect(self, address, options, source=None):
         ours, self.other = socket.socketpair()
+        self.sockets[address.sockaddr[1]] = ours
+        self.others[address.sockaddr[1]] = self.other
         ours.setblocking(False)
         # Fill it, so that it does not become writable.
         try:
@@ -140,35 +153,232 @@ class Deaf(System):
         except BlockingIOError:
             return ours
 
+    def answer(self, road):
+        """The connect succeeds."""
+        other = self.others[road]
+        other.setblocking(False)
+        try:
+            while other.recv(65536):
+                pass
+        except BlockingIOError:
+            pass
 
-def test_no_answer_meets_the_connect_deadline(poller, clients):
-    """TimeoutError is the cause; no descriptor stays."""
+    def refuse(self, road):
+        """The connect fails: a Unix socket's peer that closes with data unread is a reset."""
+        self.others.pop(road).close()
+
+    def closed(self, road):
+        """Whether our side has released its descriptor."""
+        return self.sockets[road].fileno() < 0
+
+    def hang_up(self):
+        for other in self.others.values():
+            other.close()
+
+
+@pytest.fixture
+def deaf():
     system = Deaf()
-    with Reactor(poller=poller, system=system) as reactor:
+    yield system
+    system.hang_up()
+
+
+HASTY = Options(deadlines=Deadlines(attempt=0.01))
+
+
+def under_way(reactor, system, count, name="roads-1-2-3"):
+    """A connect whose first so many attempts have begun, and have no answer."""
+    connector = reactor.connect(Client, name, 1, options=HASTY)
+    turn_until(reactor, lambda: len(system.others) == count)
+    return connector
+
+
+def test_no_answer_meets_the_connect_deadline(poller, deaf, clients):
+    """TimeoutError is the cause; no descriptor stays."""
+    with Reactor(poller=poller, system=deaf) as reactor:
         reactor.connect(Client, "127.0.0.1", 1, options=Options(deadlines=Deadlines(connect=0.05)))
         reactor.run()
-        system.other.close()
-        assert isinstance(clients[0].failed.causes[-1][1], TimeoutError)
+        assert deaf.closed(1)
+        ((address, cause),) = clients[0].failed.causes
+        assert address.sockaddr == ("127.0.0.1", 1)
+        assert isinstance(cause, TimeoutError)
         assert "connect deadline of 0.05 s" in str(clients[0].failed)
 
 
-@pytest.mark.parametrize("when", ["at once", "under way"])
-def test_a_cancelled_connect_tells_nothing(poller, clients, when):
-    """No protocol is made, run() returns, no descriptor stays."""
-    system = Deaf()
-    with Reactor(poller=poller, system=system) as reactor:
-        connector = reactor.connect(Client, "127.0.0.1", 1)
-        if when == "under way":
-            reactor.run_once(0)
-            reactor.run_once(0)
+def test_the_deadline_is_the_cause_of_every_attempt_under_way(poller, deaf, clients):
+    """Whoever failed before has its own cause, which is told first."""
+    options = Options(deadlines=Deadlines(attempt=0.01, connect=0.2))
+    with Reactor(poller=poller, system=deaf) as reactor:
+        reactor.connect(Client, "roads-1-2-3", 1, options=options)
+        turn_until(reactor, lambda: len(deaf.others) == 3)
+        deaf.refuse(2)
+        reactor.run()
+        causes = [(address.sockaddr[1], type(cause)) for address, cause in clients[0].failed.causes]
+        assert causes == [(2, ConnectionResetError), (1, TimeoutError), (3, TimeoutError)]
+        assert deaf.closed(1)
+        assert deaf.closed(2)
+        assert deaf.closed(3)
+
+
+def test_a_resolver_that_does_not_answer_meets_the_connect_deadline(poller, clients):
+    """The deadline counts from the call; the name is what the cause is told of."""
+    asked = threading.Event()
+
+    class Mute(System):
+        def resolve(self, host, port):
+            asked.wait(20)
+            return []
+
+    with Reactor(poller=poller, system=Mute()) as reactor:
+        reactor.connect(Client, "name", 1, options=Options(deadlines=Deadlines(connect=0.02)))
+        reactor.run()
+        asked.set()
+        ((where, cause),) = clients[0].failed.causes
+        assert where == "name:1"
+        assert isinstance(cause, TimeoutError)
+
+
+@pytest.mark.parametrize("winner", [1, 2, 3])
+def test_the_first_to_answer_wins_and_the_others_are_closed_in_the_same_turn(poller, deaf, clients, winner):
+    """Whichever it is: one protocol, and not a descriptor more than its own."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        connector = under_way(reactor, deaf, 3)
+        deaf.answer(winner)
+        reactor.run_once()
+        assert [deaf.closed(road) for road in (1, 2, 3)] == [road != winner for road in (1, 2, 3)]
+        assert connector.done()
+        assert reactor.connectors == ()
+        (client,) = clients
+        assert client.calls == ["connection_made"]
+        assert client.connection.get_extra_info("peername") == ("127.0.0.1", winner)
+        assert reactor.connections == (client.connection,)
+        assert reactor.statistics().timers == 0
+        client.connection.abort()
+        reactor.run()
+
+
+def test_a_failure_starts_the_next_attempt_at_once(poller, deaf):
+    """In the same turn, whatever the delay; the attempt before it runs on."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        connector = reactor.connect(Client, "roads-1-2-3", 1, options=Options(deadlines=Deadlines(attempt=2.0)))
+        turn_until(reactor, lambda: 1 in deaf.others)
+        deaf.refuse(1)
+        reactor.run_once()
+        assert list(deaf.others) == [2]
+        assert deaf.closed(1)
+        connector.cancel()
+
+
+def test_causes_come_in_the_order_of_failing(poller, deaf, clients):
+    """Not in the order of starting."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        under_way(reactor, deaf, 3)
+        for road in (2, 3, 1):
+            deaf.refuse(road)
+            turn_until(reactor, lambda road=road: deaf.closed(road))
+        reactor.run()
+        assert [address.sockaddr[1] for address, _ in clients[0].failed.causes] == [2, 3, 1]
+        assert all(isinstance(cause, ConnectionResetError) for _, cause in clients[0].failed.causes)
+
+
+@pytest.mark.parametrize("tls", [None, ssl.create_default_context()], ids=["plain", "tls"])
+def test_a_failure_and_a_success_in_one_turn_are_a_success(poller, deaf, clients, tls):
+    """Nobody else is tried, nothing is told twice; with TLS, the handshake begins."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        connector = reactor.connect(Client, "roads-1-2-3", 1, options=HASTY, tls=tls)
+        turn_until(reactor, lambda: len(deaf.others) == 2)
+        deaf.refuse(1)
+        deaf.answer(2)
+        for _ in range(3):
+            reactor.run_once(0.02)
+        assert list(deaf.others) == [2]
+        assert deaf.closed(1)
+        if tls is None:
+            assert [client.calls for client in clients] == [["connection_made"]]
+            clients[0].connection.abort()
+        else:
+            assert deaf.others[2].recv(2) == b"\x16\x03"  # a handshake record (RFC 8446, 5.1)
+            assert not connector.done()
+            connector.cancel()
+        reactor.run()
+    assert len(clients) == (tls is None)
+
+
+@pytest.mark.parametrize("when", ["at once", "under way", "racing"])
+def test_a_cancelled_connect_tells_nothing(poller, deaf, clients, when):
+    """No protocol is made, run() returns, no descriptor stays, however many attempts there were."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        if when == "at once":
+            connector = reactor.connect(Client, "127.0.0.1", 1)
+        else:
+            connector = under_way(reactor, deaf, {"under way": 1, "racing": 3}[when])
             assert reactor.connectors == (connector,)
         connector.cancel()
         connector.cancel()
         assert connector.done()
         reactor.run()
-        if when == "under way":
-            system.other.close()
+        assert all(deaf.closed(road) for road in deaf.sockets)
     assert clients == []
+
+
+def test_a_cancelled_attempt_that_has_an_answer_is_passed_by(poller, deaf, clients):
+    """An earlier event of the batch cancels; the answers behind it are heard by nobody."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        ours, theirs = socket.socketpair()
+        reactor.add_reader(ours, lambda: connector.cancel())
+        connector = under_way(reactor, deaf, 2)
+        theirs.send(b"!")
+        deaf.answer(1)
+        deaf.answer(2)
+        turn_until(reactor, connector.done)
+        reactor.remove_reader(ours)
+        reactor.run()
+        ours.close()
+        theirs.close()
+    assert clients == []
+    assert deaf.closed(1)
+    assert deaf.closed(2)
+
+
+def test_an_attempt_whose_descriptor_somebody_closed_has_failed(poller, deaf, clients):
+    """When its number is given away anew the next attempt has it; nothing of another's is closed (R14)."""
+    with Reactor(poller=poller, system=deaf) as reactor:
+        under_way(reactor, deaf, 1, "roads-1-2")
+        number = deaf.sockets[1].fileno()
+        os.close(number)
+        turn_until(reactor, lambda: 2 in deaf.others)
+        assert deaf.sockets[2].fileno() == number
+        deaf.answer(2)
+        turn_until(reactor, lambda: clients)
+        assert clients[0].calls == ["connection_made"]
+        assert deaf.sockets[1].fileno() < 0
+        os.fstat(number)
+        clients[0].connection.abort()
+        reactor.run()
+
+
+@pytest.mark.parametrize(("host", "source"), [("127.0.0.1", "127.0.0.3"), ("::1", "::1")])
+def test_a_source_address_is_connected_from(poller, clients, host, source):
+    """The server sees the address and the port that were asked for."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((source, 0), family=family) as server:
+        port = server.getsockname()[1]
+    with Reactor(poller=poller) as reactor, socket.create_server((host, 0), family=family) as listening:
+        reactor.connect(Client, host, listening.getsockname()[1], source=(source, port))
+        turn_until(reactor, lambda: clients and clients[0].calls)
+        accepted, peername = listening.accept()
+        accepted.close()
+        assert peername[:2] == (source, port)
+        assert clients[0].connection.get_extra_info("sockname")[:2] == (source, port)
+        clients[0].connection.abort()
+        reactor.run()
+
+
+def test_a_source_address_that_is_not_ours_is_the_cause(reactor, clients):
+    """The kernel's reason is told for the address that was tried."""
+    reactor.connect(Client, "127.0.0.1", free_port(), source=("192.0.2.1", 0))
+    reactor.run()
+    assert [cause.errno for _, cause in clients[0].failed.causes] == [errno.EADDRNOTAVAIL]
 
 
 def test_cancelling_after_success_does_nothing(reactor, clients):
@@ -180,16 +390,48 @@ def test_cancelling_after_success_does_nothing(reactor, clients):
     assert clients[0].connection.report.how == "OPEN"
 
 
-def test_closing_the_reactor_gives_up_silently(poller, clients):
-    """A connect under way ends with its reactor."""
-    system = Deaf()
-    reactor = Reactor(poller=poller, system=system)
-    reactor.connect(Client, "127.0.0.1", 1)
-    reactor.run_once(0)
-    reactor.run_once(0)
+def test_closing_the_reactor_gives_up_silently(poller, deaf, clients):
+    """A connect under way ends with its reactor, with every attempt that it has."""
+    reactor = Reactor(poller=poller, system=deaf)
+    connector = under_way(reactor, deaf, 2)
     reactor.close()
-    system.other.close()
+    assert connector.done()
+    assert deaf.closed(1)
+    assert deaf.closed(2)
     assert clients == []
+
+
+def test_closing_the_reactor_closes_a_socket_just_given(poller, clients):
+    """It belonged to the reactor already, though no protocol had it yet."""
+    reactor = Reactor(poller=poller)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connector = reactor.connect(Client, sock=ours)
+        reactor.close()
+        assert connector.done()
+        assert ours.fileno() < 0
+        assert theirs.recv(1) == b""
+    assert clients == []
+
+
+def test_a_given_socket_that_somebody_closes_has_failed(reactor, clients):
+    """Its number is another connect's before its turn comes: the cause is told, the other keeps its descriptor."""
+    server = Server(reactor)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        reactor.connect(Client, *server.address)
+        reactor.connect(Client, sock=ours)
+        os.close(ours.fileno())
+        turn_until(reactor, lambda: len(clients) == 2 and all(client.calls for client in clients))
+        failed, made = sorted(clients, key=lambda client: client.calls)
+        assert failed.calls == ["connection_failed"]
+        assert [cause.errno for _, cause in failed.failed.causes] == [errno.EBADF]
+        assert ours.fileno() < 0
+        assert made.calls == ["connection_made"]
+        turn_until(reactor, lambda: server.protocols)
+        server.protocols[0].connection.write(b"hello")
+        turn_until(reactor, lambda: made.data == b"hello")
+        made.connection.abort()
 
 
 @pytest.mark.logs_errors
