@@ -228,6 +228,7 @@ class Connection:
             return
         self._send_records()
         if done and self._state is STARTING:
+            self._on_failed = None  # what fails from here on is not the handshake
             self._loop.post(self, self._decrypt, b"")  # what came behind the handshake in the same read
             self._start(factory, register=False)
 
@@ -433,6 +434,8 @@ class Connection:
         self._send_records()
         if self._codec.peer_ended:
             self._loop.post(self, self._read_close_notify)
+        elif self._codec.spoiled is not None:
+            self._loop.post(self, self._decrypt, b"")  # in a call of its own, behind the data that came before
         if plaintext:
             self._received += len(plaintext)
             self._record("received", len(plaintext))
@@ -826,7 +829,7 @@ class Connection:
             self._break(HandshakeTimeout(f"{self!r}: no TLS handshake within {deadlines.handshake} s"))
             self._move(lifecycle.DEADLINE)
         elif which is Passed.LINGERED:
-            self.end_linger()
+            self.end_linger(confirmed=outstanding == 0)
         elif which is Passed.IDLE:
             self._because(IdleTimeout(f"{self!r}: nothing received and nothing sent for {deadlines.idle} s"))
             self._move(lifecycle.CLOSE)
@@ -836,10 +839,17 @@ class Connection:
             self._break(FlushTimeout(f"{self!r}: {stalled if which is Passed.STALLED else slow}"))
             self._move(lifecycle.DEADLINE)
 
-    def end_linger(self) -> None:
-        """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed."""
+    def end_linger(self, confirmed: bool | None = None) -> None:
+        """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed.
+
+        After a full silence that includes our FIN. Cut short, the bytes must do: what acknowledges our FIN may be on its
+        way, for Linux delays it by up to 40 ms.
+        """
         assert self._state is LINGER
-        if self._count_acknowledged(self._loop.system.outstanding(self._socket)) != self._accepted:
+        if confirmed is None:
+            acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
+            confirmed = acknowledged == self._accepted
+        if not confirmed:
             self._because(Unacknowledged(f"{self!r}: the peer did not confirm everything before we left"))
             self._how = "cut"
         self._move(lifecycle.DEADLINE)

@@ -163,9 +163,13 @@ class Listener:
                 logger.error("%r cannot accept any more", self, exc_info=exc)
                 self.lose(door)
                 return
+            try:
+                codec = None if self._make_codec is None else self._make_codec()
+            except BaseException:
+                system.close(sock)
+                raise
             self._accepted += 1
             self._connections += 1
-            codec = None if self._make_codec is None else self._make_codec()
             failed = None if codec is None else partial(self._handshake_failed, address)
             connection = Connection(loop, sock, address, self._options, "accepted", self._tell_ended, failed, codec)
             loop.post(connection, connection.begin, self._factory)

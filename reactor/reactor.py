@@ -82,6 +82,7 @@ class Reactor(Loop):
         self._check_takes_ends("listen()")
         self._check_target("listen()", factory, host, port, path, sock)
         _check_options(options)
+        codecs = None if tls is None else _codecs(tls, server_side=True)
         if sock is not None:
             sockets = self.system.listen_given(sock, options)
         elif path is not None:
@@ -89,7 +90,7 @@ class Reactor(Loop):
         else:
             assert port is not None
             sockets = self.system.listen_tcp(host, port, options)
-        return Listener(self, sockets, factory, options, None if tls is None else _codecs(tls, server_side=True))
+        return Listener(self, sockets, factory, options, codecs)
 
     def connect(
         self,
@@ -155,7 +156,8 @@ class Reactor(Loop):
         if not isinstance(host, str | None):
             raise ValueError(f"{what} takes a host in words, not {host!r}")
         there = self.ends.get(sock.fileno()) if sock is not None else None
-        if there is not None:
+        held = there.get_extra_info("socket") if isinstance(there, Connection) else getattr(there, "sock", None)
+        if sock is not None and held is sock:
             raise Misuse(f"{what} refused: {sock!r} belongs to {there!r} already")
 
     def _check_source(self, source: tuple[str, int], port: object) -> None:
@@ -359,8 +361,16 @@ class Reactor(Loop):
 
 def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> Callable[[], Codec]:
     """Makes a codec for each connection. Imported only here: who uses no TLS does not pay for OpenSSL."""
+    import ssl
+
     from reactor.tls import Codec
 
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"tls must be an ssl.SSLContext, not {context!r}")
+    try:
+        Codec(context, server_side=server_side, server_hostname=server_hostname)
+    except ssl.SSLError as exc:
+        raise ValueError(f"tls: {context!r} is for the other side: {exc}") from exc
     return partial(Codec, context, server_side=server_side, server_hostname=server_hostname)
 
 

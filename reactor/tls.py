@@ -7,7 +7,7 @@ memory BIOs does the work.
 Both directions end by themselves, as in TCP (RFC 8446, 6.1): after the peer's close_notify we may still encrypt, and
 after our own we may still read. OpenSSL allows that only in one way (docs/endings.md, K16): always read until it wants
 more, call `unwrap` once, and from then on only read. A second `unwrap`, or one with data pending, spoils the object. So
-`end` is called once, and `read` never leaves anything pending.
+`end` is called once, and reads what is pending first.
 
 A TCP end before the peer's close_notify may be an attacker's: whoever reads it asks `peer_ended` (RFC 8446, 6.1).
 """
@@ -23,7 +23,7 @@ _RECORD_BYTES = 16384
 class Codec:
     """One connection's TLS. `ssl_object` is for looking (`getpeercert`, `cipher`), not for calling."""
 
-    __slots__ = ("_incoming", "_outgoing", "peer_ended", "ssl_object")
+    __slots__ = ("_held", "_incoming", "_outgoing", "peer_ended", "spoiled", "ssl_object")
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -31,8 +31,12 @@ class Codec:
         self.ssl_object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
+        # Plaintext that had to be read before our end, and was not asked for yet.
+        self._held = b""
         # The peer's close_notify was read: no more plaintext will come.
         self.peer_ended = False
+        # What came is not TLS, or was tampered with: once all that came before is read, `read` raises this.
+        self.spoiled: ssl.SSLError | None = None
 
     def shake(self, data: bytes = b"") -> bool:
         """Goes on with the handshake; whether it is complete. Raises ssl.SSLError when it cannot be."""
@@ -44,16 +48,25 @@ class Codec:
         return True
 
     def read(self, data: bytes = b"") -> bytes:
-        """All the plaintext that has become complete. Raises ssl.SSLError for what is not TLS, or was tampered with."""
+        """All the plaintext that has become complete. Raises ssl.SSLError when there is none, and never will be."""
         self._incoming.write(data)
+        plaintext, self._held = self._held + self._read_all(), b""
+        if not plaintext and self.spoiled is not None:
+            raise self.spoiled
+        return plaintext
+
+    def _read_all(self) -> bytes:
         plaintext = []
-        while not self.peer_ended:
+        while not self.peer_ended and self.spoiled is None:
             try:
                 chunk = self.ssl_object.read(_RECORD_BYTES)
             except ssl.SSLWantReadError:
                 break
             except ssl.SSLZeroReturnError:
                 chunk = b""
+            except ssl.SSLError as exc:
+                self.spoiled = exc
+                break
             if chunk:
                 plaintext.append(chunk)
             else:
@@ -69,6 +82,7 @@ class Codec:
 
     def end(self) -> bytes:
         """Our close_notify, behind whatever TLS wanted to send before. Once."""
+        self._held += self._read_all()
         try:
             self.ssl_object.unwrap()
         except ssl.SSLError:

@@ -704,3 +704,45 @@ def test_an_exception_in_the_very_last_callback_is_not_dropped(reactor):
         turn_until(reactor, lambda: protocol.ended)
     assert protocol.lost is error
     assert protocol.calls == ["connection_made", "eof_received", "connection_lost"]
+
+
+@pytest.mark.logs_errors
+def test_a_callbacks_own_bad_descriptor_is_not_taken_for_ours(reactor):
+    """A callback that raises EBADF (a closed log file, say) resets its connection like any other."""
+
+    class Failing(Recorder):
+        def data_received(self, data):
+            raise OSError(errno.EBADF, "my log file is closed")
+
+    server = Server(reactor, Failing)
+    peer, protocol = server.connected()
+    with peer:
+        peer.send(b"x")
+        assert peer.read_to_end() == "reset"
+    assert protocol.lost.errno == errno.EBADF
+
+
+def test_the_queue_is_bounded_within_one_callback_too(reactor):
+    """Many small writes in one turn meet the limit as one large write does."""
+    server = Server(reactor, options=Options(limits=Limits(queue_bytes=10_000)))
+    peer, protocol = server.connected()
+    with peer:
+        for _ in range(1000):
+            protocol.connection.write(bytes(1000))
+            assert protocol.connection.get_write_buffer_size() <= 11_000
+        turn_until(reactor, lambda: protocol.ended)
+    assert isinstance(protocol.lost, QueueOverflow)
+    assert protocol.report.written == 1_000_000
+
+
+def test_a_socket_cannot_be_given_twice(reactor):
+    """The second connect is Misuse, and the first connection lives."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        client = Recorder()
+        reactor.connect(lambda: client, sock=ours)
+        turn_until(reactor, lambda: client.calls)
+        with pytest.raises(Misuse, match="belongs to"):
+            reactor.connect(Recorder, sock=ours)
+        theirs.send(b"alive")
+        turn_until(reactor, lambda: client.data == b"alive")

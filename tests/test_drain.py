@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reactor import Aborted, DrainSummary, Reactor, Unsent
+from reactor import Aborted, DrainSummary, Misuse, Reactor, Unsent
 from tests.helpers import Recorder, Server, turn_until
 from tests.test_connection import BIG, SMALL_BUFFERS
 
@@ -143,9 +143,12 @@ def test_a_connect_under_way_is_told_at_the_deadline(reactor):
     assert [client.calls for client in Client.made] == [["connection_failed"]]
 
 
-@pytest.mark.parametrize("deadline", [-1, float("nan")])
+@pytest.mark.parametrize("deadline", [-1, float("nan"), float("inf"), "30", None, True])
 def test_a_deadline_that_is_none_is_refused(reactor, deadline):
-    """Zero or more seconds."""
+    """Zero or more seconds; told at once, not when the signal comes, and nothing has begun."""
+    with pytest.raises(ValueError, match="a drain's deadline is"):
+        reactor.drain_on_signals(deadline)
+    assert not reactor.draining
     with pytest.raises(ValueError, match="a drain's deadline is"):
         reactor.drain(deadline)
 
@@ -176,4 +179,65 @@ def test_a_program_that_never_rests_is_drained_all_the_same(reactor):
         peer.fin()
         summary = reactor.drain(5)
     assert summary.clean
+    assert protocol.ended
+
+
+def test_an_embedded_drain_finishes_too(poller):
+    """A host that turns with run_once sees the summary complete."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        peer, protocol = server.connected()
+        with peer:
+            summary = begin(reactor, 20)
+            peer.fin()
+            turn_until(reactor, lambda: summary.finished)
+        assert summary.ended.connections == 1
+        assert protocol.ended
+        assert reactor.drained is summary
+
+
+def test_a_client_that_always_comes_back_is_drained_all_the_same(reactor):
+    """Once its deadline has passed, a drained reactor takes no new ends."""
+    server = Server(reactor)
+    refused = []
+
+    class Returning(Recorder):
+        def connection_lost(self, exc):
+            super().connection_lost(exc)
+            try:
+                reactor.connect(Returning, *server.address)
+            except Misuse as exc:
+                refused.append(str(exc))
+
+        connection_failed = connection_lost
+
+    reactor.connect(Returning, *server.address)
+    turn_until(reactor, lambda: server.protocols)
+    reactor.drain(0.1)
+    assert refused
+    assert "was drained" in refused[0]
+    with pytest.raises(Misuse, match="was drained"):
+        reactor.listen(Recorder, "127.0.0.1", 0)
+
+
+def test_a_connection_aborted_just_before_is_waited_for(reactor):
+    """A drain is finished when everybody was told."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        protocol.connection.abort()
+        summary = reactor.drain(5)
+        assert protocol.ended
+    assert summary.ended.lost == 1
+
+
+def test_a_stop_under_run_once_does_not_stop_a_later_drain(reactor):
+    """There was no run() for it to stop."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    reactor.call_soon(reactor.stop)
+    reactor.run_once(0)
+    with peer:
+        peer.fin()
+        assert reactor.drain(5).finished
     assert protocol.ended

@@ -393,3 +393,54 @@ def test_a_caller_who_cannot_be_polled_is_reset_and_told_to_nobody(poller, caplo
             assert peer.read_to_end() == "reset"
         assert server.protocols[0].calls == []
         assert "no room" in caplog.text
+
+
+def test_a_listener_that_fills_up_in_a_famine_serves_on(poller):
+    """The end of a famine at the limit of connections does not leave it deaf."""
+    system = Famished()
+    with Reactor(poller=poller, system=system) as reactor:
+        server = Server(reactor, options=Options(limits=Limits(connections=2)))
+        system.failures = [errno.EMFILE]
+        peers = [server.peer() for _ in range(3)]
+        turn_until(reactor, lambda: len(server.protocols) == 2)
+        for peer in peers[:2]:
+            peer.close()
+        turn_until(reactor, lambda: len(server.protocols) == 3)
+        peers[2].close()
+
+
+def test_a_listener_closed_in_a_famine_ends_when_its_queue_was_full(poller):
+    """A full backlog is let in, and run() returns."""
+    system = Famished()
+    with Reactor(poller=poller, system=system) as reactor:
+        server = Server(reactor, options=Options(limits=Limits(backlog=1)))
+        system.failures = [errno.EMFILE]
+        peers = [server.peer(), server.peer()]
+        reactor.run_once(1)
+        server.listener.close()
+        turn_until(reactor, lambda: not reactor.listeners and len(server.protocols) == 2)
+        for peer in peers:
+            peer.close()
+
+
+@pytest.mark.logs_errors
+def test_a_listening_descriptor_closed_behind_our_back_harms_nobody_else(reactor):
+    """Who got its number is not closed in its place; the listener is over, and connections end as they should."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    number = server.listener._doors[0].fd
+    os.close(number)
+    ours, theirs = socket.socketpair()
+    with theirs, peer:
+        assert number in (ours.fileno(), theirs.fileno())
+        client = Recorder()
+        given, other = (ours, theirs) if ours.fileno() == number else (theirs, ours)
+        reactor.connect(lambda: client, sock=given)
+        turn_until(reactor, lambda: client.calls)
+        other.send(b"alive")
+        turn_until(reactor, lambda: client.data == b"alive")
+        assert reactor.listeners == ()
+        peer.fin()
+        turn_until(reactor, lambda: protocol.ended)
+        client.connection.abort()
+        other.close()

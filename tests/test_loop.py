@@ -10,9 +10,10 @@ import socket
 import threading
 import time
 
+import attrs
 import pytest
 
-from reactor import Misuse, Protocol, Reactor, ReactorClosed
+from reactor import Deadlines, Misuse, Options, Protocol, Reactor, ReactorClosed, Sockets
 from reactor.pollers import POLLERS
 from tests.helpers import Recorder, Server, turn_until
 
@@ -262,6 +263,39 @@ def test_a_sleeping_loop_is_woken_by_a_thread(reactor):
     assert time.monotonic() - began < 10
 
 
+def test_a_call_posted_while_the_waker_is_being_read_is_not_slept_over(reactor):
+    """The byte that wakes is never read away before the call behind it is seen."""
+    called = []
+    waker = reactor.waker
+    read = waker._ours.recv
+
+    class Racing:
+        """The waker's socket, with a thread that posts a call just as it is read."""
+
+        def recv(self, size):
+            if len(called) < 3:
+                posted = threading.Thread(target=lambda: reactor.call_soon_threadsafe(called.append, "posted"))
+                posted.start()
+                posted.join()
+            return read(size)
+
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+    real, waker._ours = waker._ours, Racing()
+    reactor.call_soon_threadsafe(called.append, "first")
+    reactor.call_later(10, print)
+    turn_until(reactor, lambda: "posted" in called)
+    reactor.run_once(0)
+    waker._ours = real
+    reactor.call_soon_threadsafe(called.append, "last")
+    began = time.monotonic()
+    reactor.run_once(5)
+    reactor.run_once(0)
+    assert called[-1] == "last"
+    assert time.monotonic() - began < 2
+
+
 def test_run_waits_for_a_thread_and_tells_its_result_in_the_loop(reactor):
     """run_in_thread calls `done` in the loop's thread, with result or exception."""
     told = []
@@ -434,6 +468,28 @@ def test_a_signal_that_cannot_be_caught_is_refused_and_leaves_nothing(reactor):
     assert signal.set_wakeup_fd(-1) == -1
 
 
+def test_a_signal_that_is_no_number_is_refused_and_leaves_nothing(reactor):
+    """TypeError, and the interpreter writes to no descriptor of ours."""
+    with pytest.raises(TypeError):
+        reactor.add_signal_handler("SIGTERM", print)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_two_reactors_may_take_signals_and_end_in_any_order(poller):
+    """The one that ends first does not make the other deaf, and the other's end is no error."""
+    told = []
+    first, second = Reactor(poller=poller), Reactor(poller=poller)
+    first.add_signal_handler(signal.SIGUSR1, told.append, "first")
+    second.add_signal_handler(signal.SIGUSR2, told.append, "second")
+    first.close()
+    second.call_soon(os.kill, os.getpid(), signal.SIGUSR2)
+    second.call_later(5, print)
+    turn_until(second, lambda: told)
+    second.close()
+    assert told == ["second"]
+    assert signal.set_wakeup_fd(-1) == -1
+
+
 # Embedding
 
 
@@ -488,6 +544,57 @@ def test_writes_made_between_turns_wake_the_host(poller):
             reactor.run_once()
             peer.read_until(11)
             assert peer.data == b"firstsecond"
+
+
+def test_a_close_between_turns_lets_the_host_know_of_its_deadline(poller):
+    """The host that waits for fileno() is woken, and timeout() then tells when to look again."""
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor)
+        peer, protocol = server.connected()
+        with peer:
+            turn_until(reactor, lambda: reactor.timeout() is None)
+            protocol.connection.close()
+            if poller == "epoll":
+                assert select.select([reactor.fileno()], [], [], 5)[0]
+            reactor.run_once(0)
+            assert 0 < reactor.timeout() <= 1
+
+
+def test_a_deadline_is_not_early_because_nothing_happened_before(poller):
+    """After an idle gap, or a long callback, a state's deadlines count from when it began."""
+    options = Options(deadlines=Deadlines(flush=0.3))
+    with Reactor(poller=poller) as reactor:
+        server = Server(reactor, options=attrs.evolve(options, sockets=Sockets(send_buffer_bytes=8192)))
+        peer, protocol = server.connected(receive_buffer=4096)
+        with peer:
+            gap = threading.Event()
+            gap.wait(0.4)  # a host that was busy with something else
+            began = reactor.time()
+            protocol.connection.write(bytes(1 << 20))
+            protocol.connection.close()
+            turn_until(reactor, lambda: protocol.ended)
+            assert reactor.time() - began >= 0.3
+
+
+@pytest.mark.parametrize("timeout", [1e10, float("inf")])
+def test_a_very_long_wait_fits_the_poller(reactor, timeout):
+    """A host may say "for ever" in its own way."""
+    reactor.call_soon(print)
+    reactor.run_once(timeout)
+
+
+def test_what_cannot_be_called_is_refused_at_once(reactor):
+    """TypeError where it was asked for, not a log line later."""
+    for ask in (
+        lambda: reactor.call_soon(None),
+        lambda: reactor.call_later(1, "x"),
+        lambda: reactor.call_soon_threadsafe(None),
+        lambda: reactor.listen(None, "127.0.0.1", 0),
+        lambda: reactor.connect(Recorder(), "127.0.0.1", 1),
+    ):
+        with pytest.raises(TypeError):
+            ask()
+    reactor.run()
 
 
 def test_statistics_count(reactor):

@@ -161,7 +161,7 @@ def test_the_idle_deadline_finds_who_vanished_in_silence(cable):
     options = "Options(deadlines=Deadlines(idle=0.4, linger_grace=0.05, linger_silence=0.2))"
     lost, over = vanish(cable, options)
     # Nothing was written, so no byte is missing; but nobody took our FIN either.
-    assert (lost["lost"], lost["how"], lost["written"]) == ("IdleTimeout", "in order", 0)
+    assert (lost["lost"], lost["how"], lost["written"]) == ("IdleTimeout", "cut", 0)
     assert (lost["fin_sent"], lost["fin_acknowledged"]) == (True, False)
     assert over["turns"] < 200
 
