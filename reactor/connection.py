@@ -842,7 +842,7 @@ class Connection:
     def end_linger(self, confirmed: bool | None = None) -> None:
         """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed.
 
-        After a full silence that includes our FIN. Cut short, the bytes must do: what acknowledges our FIN may be on its
+        After a full silence that includes our FIN. Cut short, the bytes must do: what acknowledges the FIN may be under
         way, for Linux delays it by up to 40 ms.
         """
         assert self._state is LINGER

@@ -7,7 +7,6 @@ import math
 import os
 import selectors
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reactor.connection import Connection
@@ -108,7 +107,7 @@ class Reactor(Loop):
         """Connects, and calls `factory()` for the protocol when that is decided. Exactly one of port, path, sock.
 
         The protocol is told `connection_made`, or `connection_failed` with every address's error, within
-        `Deadlines.connect` seconds; nothing comes after `cancel()` on what this returns. `sock` is connected already
+        `Deadlines.connect` seconds (and, with TLS, `Deadlines.handshake` more); nothing comes after `cancel()` on what this returns. `sock` is connected already
         (a socketpair's end, say), and belongs to the reactor from now on. `source` is the address to connect from, port
         0 for any. The addresses of a name are raced as RFC 8305 has it. With `tls`, the certificate must be good for
         `server_hostname` (by default the host), unless the context was told otherwise, and a protocol begins only when
@@ -119,9 +118,7 @@ class Reactor(Loop):
         _check_options(options)
         codecs = None
         if tls is not None:
-            name = host if server_hostname is None else server_hostname
-            if tls.check_hostname and not name:
-                raise ValueError("connect() with tls and without a host needs a server_hostname to check")
+            name = (host or (port is not None and "localhost")) if server_hostname is None else server_hostname
             codecs = _codecs(tls, server_side=False, server_hostname=name or None)
         elif server_hostname is not None:
             raise ValueError("connect() takes a server_hostname only together with tls")
@@ -361,17 +358,9 @@ class Reactor(Loop):
 
 def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> Callable[[], Codec]:
     """Makes a codec for each connection. Imported only here: who uses no TLS does not pay for OpenSSL."""
-    import ssl
+    from reactor.tls import codecs
 
-    from reactor.tls import Codec
-
-    if not isinstance(context, ssl.SSLContext):
-        raise TypeError(f"tls must be an ssl.SSLContext, not {context!r}")
-    try:
-        Codec(context, server_side=server_side, server_hostname=server_hostname)
-    except ssl.SSLError as exc:
-        raise ValueError(f"tls: {context!r} is for the other side: {exc}") from exc
-    return partial(Codec, context, server_side=server_side, server_hostname=server_hostname)
+    return codecs(context, server_side=server_side, server_hostname=server_hostname)
 
 
 def _check_options(options: object) -> None:

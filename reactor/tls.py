@@ -9,12 +9,15 @@ after our own we may still read. OpenSSL allows that only in one way (docs/endin
 more, call `unwrap` once, and from then on only read. A second `unwrap`, or one with data pending, spoils the object. So
 `end` is called once, and reads what is pending first.
 
-A TCP end before the peer's close_notify may be an attacker's: whoever reads it asks `peer_ended` (RFC 8446, 6.1).
+A TCP end before the peer's close_notify may be an attacker's: whoever reads it asks `peer_ended` (RFC 8446, 6.1). After
+close_notify nothing may come from the peer (6.1 again), so nothing is read: who sends on may cost itself our reply.
 """
 
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from functools import partial
 
 # One record's plaintext at most (RFC 8446, 5.1).
 _RECORD_BYTES = 16384
@@ -92,3 +95,17 @@ class Codec:
     def take(self) -> bytes:
         """What is to be sent by now."""
         return self._outgoing.read()
+
+
+def codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> Callable[[], Codec]:
+    """What makes a codec for each connection. TypeError or ValueError, at once, for a context that cannot be used."""
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"tls must be an ssl.SSLContext, not {context!r}")
+    if not server_side and context.check_hostname and not server_hostname:
+        raise ValueError("without a host, tls needs a server_hostname to check the certificate against")
+    make = partial(Codec, context, server_side=server_side, server_hostname=server_hostname)
+    try:
+        make()
+    except ssl.SSLError as exc:
+        raise ValueError(f"tls: {context!r} is for the other side: {exc}") from exc
+    return make
