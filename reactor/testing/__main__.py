@@ -10,7 +10,7 @@ from reactor.testing.explore import Printer, explore, replay
 from reactor.testing.storm import PROTOCOLS, storm
 from reactor.testing.world import SCENARIOS
 
-# Deep enough for some 400,000 schedules over all scenarios, in about a minute and a half.
+# Half a million schedules over all scenarios, in two to three minutes.
 DEPTH = 5
 
 

@@ -75,6 +75,8 @@ class SimulatedPoller:
         self._watched: dict[int, SimulatedSocket] = {}
         # Those whose readiness may have changed since they were last found not ready.
         self._active: dict[int, SimulatedSocket] = {}
+        # Closed while they were watched: unregistering them is late, and no error (as in `reactor.pollers`).
+        self._forgotten: set[int] = set()
         self._idle_polls = 0
 
     def register(self, fd: int, interest: int) -> None:
@@ -84,6 +86,7 @@ class SimulatedPoller:
         if sock.watcher is not None:
             raise os_error(errno.EEXIST)
         self._watched[fd] = sock
+        self._forgotten.discard(fd)
         sock.watcher, sock.interest = self, interest
         self.touch(sock)
 
@@ -97,13 +100,17 @@ class SimulatedPoller:
     def unregister(self, fd: int) -> None:
         sock = self._watched.pop(fd, None)
         if sock is None:
-            raise os_error(errno.ENOENT)
+            if fd not in self._forgotten:
+                raise os_error(errno.ENOENT)
+            self._forgotten.discard(fd)
+            return
         sock.watcher, sock.interest = None, 0
         self._active.pop(fd, None)
 
     def forget(self, fd: int) -> None:
         """The descriptor was closed; epoll then forgets it."""
-        self._watched.pop(fd, None)
+        if self._watched.pop(fd, None) is not None:
+            self._forgotten.add(fd)
         self._active.pop(fd, None)
 
     def touch(self, sock: SimulatedSocket) -> None:

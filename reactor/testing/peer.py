@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from reactor.pollers import READ
 from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, TcpSocket, UnixSocket
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ class Peer:
             self.on_change(self)
 
     def _read_once(self, most: int) -> bool:
-        if self.sock.released or self.ending is not None:
+        if self.sock.released or self.ending is not None or not self.sock.events() & READ:
             return False
         try:
             data = self.sock.recv(most)

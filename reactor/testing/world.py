@@ -7,6 +7,7 @@ can happen next, by whoever does it:
   or inside its next callback: then-write then-write_eof then-close then-abort then-pause then-raise
 - the peer: peer-send peer-read peer-fin peer-reset peer-close (it reads only when it is told to)
 - the kernel: short-write (the next send takes one byte) refuse-write (none)
+- the reactor: drain, which cuts what has not ended after three seconds
 - the loop: turn, with everything that is ready in one batch; turn-read and turn-write, with one side of it;
   turn-spurious, with events that did not happen; wait, when nothing is ready: time passes to what is due next
 
@@ -42,6 +43,7 @@ logger = logging.getLogger("reactor")
 WRITE_BYTES = 6
 SEND_BYTES = 2
 BUFFER_BYTES = 4
+DRAIN_SECONDS = 3.0
 OPTIONS = Options(
     watermarks=Watermarks(high=7, low=2),
     deadlines=Deadlines(flush=8.0, linger_grace=1.0, linger_silence=4.0, linger_total=16.0),
@@ -307,9 +309,11 @@ class Machine:
             self.wait()
         raise Violation(f"{self.reactor.connections} are never quiet: {_MOST_TURNS} turns")
 
-    def under_way(self) -> tuple[tuple[float, str], ...]:
-        """What the links carry."""
-        return tuple((round(due - self.system.now, 6), what) for due, what in self.system.coming)
+    def under_way(self) -> tuple[object, ...]:
+        """What the links carry, and how long the loop would wait."""
+        patience = self.reactor.timeout()
+        packets = tuple((round(due - self.system.now, 6), what) for due, what in self.system.coming)
+        return None if patience is None else round(patience, 6), packets
 
 
 class World(Machine):
@@ -323,6 +327,7 @@ class World(Machine):
         self.choices = Choices(self)
         self.system.faults = [self.choices]
         self.application = Application(scenario.keep_open)
+        self.drained = False
         # What the peer did.
         self.sent = 0
         self.peer_ended = self.peer_reset = False
@@ -345,6 +350,8 @@ class World(Machine):
             steps += ["then-close", "then-abort", "then-raise", "then-pause"]
             if not self.application.ended:
                 steps += ["then-write", "then-write_eof"]
+        if not self.drained:
+            steps.append("drain")
         if not self.peer.sock.released:
             if not self.peer_ended:
                 steps += ["peer-send", "peer-fin"]
@@ -365,6 +372,21 @@ class World(Machine):
         return steps
 
     def do(self, step: str) -> None:
+        alive = self.connection.state is not CLOSED
+        self._do(step)
+        self._notice_reset(alive)
+
+    def wait(self) -> None:
+        alive = self.connection.state is not CLOSED
+        super().wait()
+        self._notice_reset(alive)
+
+    def _notice_reset(self, alive: bool) -> None:
+        """Whether the peer's reset came while the connection could still tell of it."""
+        if alive and isinstance(self.sock, TcpSocket) and self.sock.was_reset:
+            self.reset_was_in_time = True
+
+    def _do(self, step: str) -> None:
         if step.startswith("turn"):
             self.choices.batch = step
             self.reactor.run_once(0)
@@ -379,6 +401,9 @@ class World(Machine):
             self.application.armed = step.removeprefix("then-")
         elif step.startswith("peer-"):
             self._peer_does(step)
+        elif step == "drain":
+            self.drained = True
+            self.reactor.call_soon(self.reactor.drain, DRAIN_SECONDS)
         else:
             self.application.act(step)
 
@@ -401,9 +426,6 @@ class World(Machine):
                 peer.reset()
             else:
                 peer.close()
-        sock = self.sock
-        if isinstance(sock, TcpSocket) and sock.was_reset and self.connection.state is not CLOSED:
-            self.reset_was_in_time = True
 
     # What must hold
 
@@ -453,6 +475,7 @@ class World(Machine):
         connection, sock = self.connection, self.sock
         need(connection.state in (OPEN, ENDED, PEER_END), f"{connection!r} waits, and nobody can end that")
         need(not connection.is_closing(), f"{connection!r} has failed, and nobody is told")
+        need(not self.drained, f"{connection!r} outlived the drain's deadline")
         # With both sides shut a hang-up cannot be masked: a connection that is paused then is told when it resumes.
         unwatched = sock.shut and sock.fin_received and not connection.is_reading()
         need(unwatched or not sock.error_number, f"{connection!r} does not notice the error {sock.error_number}")
@@ -534,7 +557,7 @@ class World(Machine):
             need(not sock.inbox, f"{len(sock.inbox)} bytes that had arrived before the reset were not delivered")
         if self.peer.ending == "reset":
             lingered = any(name == "LINGER" and seconds >= 1.0 for name, seconds in report.stages)
-            need(lost is not None or lingered, "the peer was reset, and our side ended in order")
+            need(lost is not None or lingered or self.drained, "the peer was reset, and our side ended in order")
         ours = isinstance(lost, (Aborted, Deliberate)) or report.how == "reset"
         if ours and not sock.over and not sock.was_reset:
             need(sock.reset_on_close, "the end was to be a reset, and was a FIN")
@@ -551,6 +574,8 @@ class World(Machine):
             len(self.peer.unsent),
             self.peer.ending,
             self.choices.next_send,
+            self.drained,
+            self.reactor.draining,
             self.peer_ended,
             self.peer_reset,
             self.reset_was_in_time,
@@ -568,11 +593,13 @@ def _end_in_order(peer: Peer) -> None:
             peer.close()
 
 
+_PLAIN = (bool, int, str, type(None))
+
 # Counts and clocks that grow, and what only names or is named: without them equal worlds look equal.
 _GROWING = {
     "_received", "_discarded", "_accepted", "_unsent", "_acknowledged", "_turn", "_number", "_stages", "_report",
     "_read_at", "_sent_at", "_since", "_watch", "_loop", "_socket", "_fd", "_address", "_options", "_watermarks",
-    "_read_bytes", "_protocol", "_queue", "_observer", "_on_end",
+    "_read_bytes", "_protocol", "_queue", "_observer", "_on_end", "_armed_at", "_accepted_when_armed",
 }  # fmt: skip
 
 
@@ -583,17 +610,17 @@ def _of_connection(connection: Connection, reactor: Reactor) -> tuple[Any, ...]:
     words: list[Any] = [connection.get_write_buffer_size()]
     for name in _field_names():
         value = get(connection, name)
-        if isinstance(value, Exception):
-            value = type(value).__name__
-        elif callable(value):
-            value = value.__name__
-        elif hasattr(value, "name"):
-            value = value.name
+        if not isinstance(value, _PLAIN):
+            # A state, a callable, or an object of which it matters only that it is there.
+            value = get(value, "name", None) or get(value, "__name__", None) or type(value).__name__
         words.append(value)
     words.append(get(connection, "_turn", None) == reactor.turns)
     watch = get(connection, "_watch", None)
     if watch is not None:
-        words += [round(now - get(connection, name, 0.0), 6) for name in ("_read_at", "_sent_at", "_since")]
+        words += [
+            round(now - get(connection, name, 0.0), 6) for name in ("_read_at", "_sent_at", "_since", "_armed_at")
+        ]
+        words.append(get(connection, "_accepted", 0) == get(connection, "_accepted_when_armed", 0))
         words.append(round(watch.when() - now, 6))
         words.append(get(connection, "_accepted", 0) - get(connection, "_acknowledged", 0))
     words.append(get(connection, "_unsent", 0) > 0)

@@ -1,4 +1,4 @@
-"""How connections that speak TLS end: scenarios 52 to 58. Counts of output are those of the wire, of input plaintext."""
+"""How connections that speak TLS end: scenarios 52 to 58. Output is counted as on the wire, input as plaintext."""
 
 from __future__ import annotations
 
@@ -94,6 +94,23 @@ def test_a_fin_without_close_notify_after_our_write_eof_is_a_truncation(reactor,
         ended(protocol)
     calls = "connection_made data_received connection_lost"
     check_end(protocol, calls, TLSTruncated, "failed", received=4, fin_sent=True)
+
+
+@pytest.mark.parametrize("writing", [False, True])
+def test_data_before_a_reset_is_delivered(reactor, version, writing):
+    """Scenario 52: a reset is told as what it is, after the data; also when it is our own write that meets it."""
+    server = TLSServer(reactor, version)
+    peer, protocol = server.connected()
+    peer.send(b"last words")
+    peer.reset()
+    if writing:
+        protocol.connection.write(b"one")
+        protocol.connection.write(b"two")
+    ended(protocol)
+    calls = "connection_made data_received connection_lost"
+    check_end(protocol, calls, ConnectionResetError, "failed", received=10, discarded=0, fin_sent=False)
+    assert protocol.data == b"last words"
+    assert bool(protocol.report.unsent) is writing
 
 
 # Scenario 53

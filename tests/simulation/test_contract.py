@@ -1,0 +1,746 @@
+"""What a kernel does, each fact in one body, run against the machine's own kernel and against the simulated one.
+
+Where they differ, the simulation is wrong. K numbers are those of the facts the project is built on.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from functools import partial
+
+import pytest
+
+from reactor.options import Limits, Options, Sockets
+from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.system import Address, System
+from reactor.testing import DescriptorLimit, SimulatedSystem
+
+PATIENCE = 10.0
+SMALL = Options(sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096))
+
+
+class Kernel:
+    """One of the two, and the sockets made with it."""
+
+    def __init__(self, system: System, transport: str, path: str) -> None:
+        self.system = system
+        self.transport = transport
+        self.path = path
+        self.opened: list = []
+        self.poller = system.poller("epoll" if not isinstance(system, SimulatedSystem) else None)
+
+    @property
+    def tcp(self) -> bool:
+        return self.transport != "unix"
+
+    def listen(self, options: Options | None = None):
+        options = options or Options()
+        if not self.tcp:
+            (listening,) = self.system.listen_unix(self.path, options)
+        else:
+            host = "127.0.0.1" if self.transport == "tcp4" else "::1"
+            (listening,) = self.system.listen_tcp(host, 0, options)
+        self.opened.append(listening)
+        return listening
+
+    def connect(self, listening, options: Options | None = None):
+        """A connected client's socket."""
+        address = Address(listening.family, listening.getsockname())
+        client = self.system.start_connect(address, options or Options())
+        self.opened.append(client)
+        self.wait(client, WRITE)
+        self.system.finish_connect(client)
+        return client
+
+    def accept(self, listening):
+        self.wait(listening, READ)
+        server, _ = self.system.accept(listening)
+        self.opened.append(server)
+        return server
+
+    def pair(self, options: Options | None = None):
+        """Both ends of a new connection."""
+        listening = self.listen(options)
+        client = self.connect(listening, options)
+        server = self.accept(listening)
+        self.system.close_listening(listening)
+        return server, client
+
+    def events(self, sock, interest: int, timeout: float = 0.0) -> int:
+        """What one poll tells of one socket."""
+        self.poller.register(sock.fileno(), interest)
+        try:
+            return dict(self.poller.poll(timeout)).get(sock.fileno(), 0)
+        finally:
+            self.poller.unregister(sock.fileno())
+
+    def wait(self, sock, interest: int) -> int:
+        events = self.events(sock, interest, PATIENCE)
+        assert events & (interest | ERROR | HANGUP), "nothing happened"
+        return events
+
+    def recv(self, sock, most: int = 65536) -> bytes:
+        """Waits until a read has an answer."""
+        self.wait(sock, READ)
+        return sock.recv(most)
+
+    def fill(self, sock) -> int:
+        """Sends until the kernel takes no more; returns how much that was."""
+        total, quiet = 0, 0
+        while quiet < 2:
+            try:
+                total += sock.send(b"x" * 1024)
+                quiet = 0
+            except BlockingIOError:
+                # What is on its way may still arrive and make room.
+                quiet = 0 if self.events(sock, WRITE, 0.1) else quiet + 1
+        return total
+
+    def drain(self, sock) -> tuple[int, str]:
+        """Reads to the end: how much, and how it ended."""
+        total = 0
+        while True:
+            try:
+                data = self.recv(sock)
+            except ConnectionResetError:
+                return total, "reset"
+            if not data:
+                return total, "EOF"
+            total += len(data)
+
+    def eventually(self, condition) -> None:
+        """The machine's kernel acknowledges in its own time."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < deadline, "waited in vain"
+            self.poller.poll(0.001)
+
+    def close(self) -> None:
+        for sock in self.opened:
+            if sock.fileno() >= 0:
+                self.system.close(sock)
+        self.poller.close()
+
+
+@pytest.fixture(params=["real", "simulated"])
+def make_kernel(request, tmp_path, no_descriptor_left):
+    made = []
+
+    def make(transport: str) -> Kernel:
+        if transport == "tcp6" and request.param == "real" and not socket.has_ipv6:
+            pytest.skip("no IPv6 here")
+        system = System() if request.param == "real" else SimulatedSystem()
+        made.append(Kernel(system, transport, str(tmp_path / "socket")))
+        return made[-1]
+
+    yield make
+    for kernel in made:
+        kernel.close()
+
+
+@pytest.fixture
+def kernel(make_kernel, transport):
+    return make_kernel(transport)
+
+
+@pytest.fixture
+def tcp(make_kernel):
+    return make_kernel("tcp4")
+
+
+@pytest.fixture
+def unix(make_kernel):
+    return make_kernel("unix")
+
+
+# Bytes and ends in order
+
+
+def test_bytes_arrive_in_order_both_ways(kernel):
+    """What one side sends, the other reads."""
+    server, client = kernel.pair()
+    assert client.send(b"ping") == 4
+    assert kernel.recv(server) == b"ping"
+    assert server.sendmsg([b"po", b"ng"]) == 4
+    assert kernel.recv(client, 2) == b"po"
+    assert kernel.recv(client) == b"ng"
+
+
+def test_an_empty_socket_says_eagain(kernel):
+    """Nothing to read is BlockingIOError, and the poller says writable only."""
+    server, _ = kernel.pair()
+    with pytest.raises(BlockingIOError):
+        server.recv(10)
+    assert kernel.events(server, READ | WRITE) == WRITE
+
+
+def test_an_interest_of_zero_tells_nothing_of_data(kernel):
+    """Unread data is no event for who did not ask."""
+    server, client = kernel.pair()
+    client.send(b"x")
+    kernel.wait(server, READ)
+    assert kernel.events(server, 0) == 0
+
+
+def test_readiness_is_level_triggered(kernel):
+    """What was told and not read is told again."""
+    server, client = kernel.pair()
+    client.send(b"xy")
+    assert kernel.wait(server, READ) == READ
+    assert kernel.wait(server, READ) == READ
+    assert server.recv(1) == b"x"
+    assert kernel.wait(server, READ) == READ
+
+
+def test_a_fin_reads_as_an_empty_read_behind_the_data(kernel):
+    """`b""` comes after the last byte, every time it is asked."""
+    server, client = kernel.pair()
+    client.send(b"last")
+    kernel.system.shutdown_output(client)
+    assert kernel.recv(server) == b"last"
+    assert kernel.recv(server) == b""
+    assert kernel.recv(server) == b""
+    assert kernel.system.error(server) is None
+
+
+def test_after_our_shutdown_a_send_is_epipe_and_reading_goes_on(kernel):
+    """shutdown(SHUT_WR) ends one side."""
+    server, client = kernel.pair()
+    kernel.system.shutdown_output(server)
+    with pytest.raises(BrokenPipeError):
+        server.send(b"x")
+    client.send(b"still")
+    assert kernel.recv(server) == b"still"
+
+
+def test_a_second_shutdown_changes_nothing(kernel):
+    """It does not raise while the peer's side is open."""
+    server, client = kernel.pair()
+    kernel.system.shutdown_output(server)
+    kernel.system.shutdown_output(server)
+    assert kernel.recv(client) == b""
+
+
+def test_half_closed_the_reply_arrives(kernel):
+    """The HOWTO's exchange: the client ends its output and still gets its reply."""
+    server, client = kernel.pair()
+    client.send(b"request")
+    kernel.system.shutdown_output(client)
+    assert kernel.recv(server) == b"request"
+    assert kernel.recv(server) == b""
+    server.send(b"reply")
+    kernel.system.close(server)
+    assert kernel.recv(client) == b"reply"
+    assert kernel.recv(client) == b""
+
+
+def test_a_closed_descriptor_is_ebadf_and_minus_one(kernel):
+    """Using what was closed is an error."""
+    server, _ = kernel.pair()
+    kernel.system.close(server)
+    assert server.fileno() == -1
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        server.recv(1)
+    assert caught.value.errno == errno.EBADF
+
+
+def test_a_freed_descriptor_number_is_given_away_again(kernel):
+    """The lowest free number comes first."""
+    listening = kernel.listen()
+    first, second = kernel.connect(listening), kernel.connect(listening)
+    number = first.fileno()
+    assert second.fileno() > number
+    kernel.system.close(first)
+    assert kernel.connect(listening).fileno() == number
+
+
+def test_the_poller_forgets_a_descriptor_that_was_closed(tcp):
+    """epoll says nothing of it, and registering its successor works."""
+    server, client = tcp.pair()
+    number = server.fileno()
+    tcp.poller.register(number, READ)
+    tcp.system.close(server)
+    client.send(b"x")
+    assert number not in dict(tcp.poller.poll(0))
+
+
+def test_registering_twice_or_changing_the_unregistered_is_an_error(tcp):
+    """The poller is strict."""
+    server, client = tcp.pair()
+    tcp.poller.register(server.fileno(), READ)
+    with pytest.raises(FileExistsError):
+        tcp.poller.register(server.fileno(), READ)
+    with pytest.raises(FileNotFoundError):
+        tcp.poller.modify(client.fileno(), READ)
+    tcp.poller.unregister(server.fileno())
+
+
+# Buffers
+
+
+def test_a_full_buffer_says_eagain_and_room_makes_it_writable(kernel):
+    """A peer that does not read stops us; one that reads lets us go on."""
+    server, client = kernel.pair(Options(sockets=Sockets(send_buffer_bytes=65536, receive_buffer_bytes=65536)))
+    total = kernel.fill(server)
+    assert total > 0
+    assert not kernel.events(server, WRITE)
+    got = 0
+    while got < total:
+        got += len(kernel.recv(client))
+    assert kernel.wait(server, WRITE) & WRITE
+    assert server.send(b"more") == 4
+    assert kernel.recv(client) == b"more"
+
+
+def test_a_send_takes_what_there_is_room_for(kernel):
+    """A partial send says how much."""
+    server, client = kernel.pair(SMALL)
+    sent = server.send(b"x" * 10_000_000)
+    assert 0 < sent < 10_000_000
+    assert len(kernel.recv(client)) > 0
+
+
+def test_outstanding_falls_to_zero_when_the_peer_has_it(tcp):
+    """SIOCOUTQ counts what is not acknowledged (K9)."""
+    server, client = tcp.pair()
+    server.send(b"x" * 1000)
+    tcp.eventually(lambda: tcp.system.outstanding(server) == 0)
+    assert len(tcp.recv(client)) == 1000
+
+
+def test_outstanding_counts_our_fin_behind_a_closed_window(tcp):
+    """The FIN is one more, and does not arrive before the data (K9)."""
+    server, client = tcp.pair(SMALL)
+    tcp.fill(server)
+    before = tcp.system.outstanding(server)
+    assert before > 0
+    tcp.system.shutdown_output(server)
+    assert tcp.system.outstanding(server) == before + 1
+    assert tcp.system.tcp_state(server) == "FIN-WAIT-1"
+    assert tcp.drain(client)[1] == "EOF"
+    tcp.eventually(lambda: tcp.system.outstanding(server) == 0)
+    assert tcp.system.tcp_state(server) == "FIN-WAIT-2"
+
+
+def test_a_unix_socket_knows_only_that_everything_was_read(unix):
+    """Zero means read; anything else means nothing (scenario 62)."""
+    server, client = unix.pair()
+    server.send(b"xyz")
+    assert unix.system.outstanding(server) is None
+    assert unix.recv(client) == b"xyz"
+    assert unix.system.outstanding(server) == 0
+
+
+def test_the_states_of_rfc_9293(tcp):
+    """The kernel's own words for the two sides of an end in order."""
+    server, client = tcp.pair()
+    state = tcp.system.tcp_state
+    assert state(server) == state(client) == "ESTABLISHED"
+    tcp.system.shutdown_output(client)
+    tcp.eventually(lambda: state(client) == "FIN-WAIT-2")
+    assert state(server) == "CLOSE-WAIT"
+    tcp.system.shutdown_output(server)
+    tcp.eventually(lambda: state(server) == "CLOSED")
+    assert tcp.recv(client) == b""
+
+
+# Closing (K1 to K4)
+
+
+def test_closing_with_unread_input_resets_the_peer(tcp):
+    """One unread byte, and what the kernel had accepted is thrown away (K1)."""
+    server, client = tcp.pair(SMALL)
+    total = tcp.fill(server)
+    client.send(b"?")
+    tcp.wait(server, READ)
+    tcp.system.close(server)
+    got, ending = tcp.drain(client)
+    assert ending == "reset"
+    assert got < total
+
+
+def test_late_bytes_after_a_close_reset_the_connection(tcp):
+    """Reading everything before the close is not enough (K2)."""
+    server, client = tcp.pair(SMALL)
+    total = tcp.fill(server)
+    tcp.system.close(server)
+    client.send(b"late")
+    got, ending = tcp.drain(client)
+    assert ending == "reset"
+    assert got < total
+
+
+def test_shutdown_read_on_and_close_loses_nothing(tcp):
+    """The whole case for lingering (K3)."""
+    server, client = tcp.pair(SMALL)
+    total = tcp.fill(server)
+    tcp.system.shutdown_output(server)
+    client.send(b"late")
+    assert tcp.recv(server) == b"late"
+    assert tcp.drain(client) == (total, "EOF")
+    tcp.system.close(client)
+    assert tcp.recv(server) == b""
+
+
+def test_a_close_in_order_sends_on_what_was_accepted(tcp):
+    """The kernel keeps its word when nobody speaks (K3)."""
+    server, client = tcp.pair(SMALL)
+    total = tcp.fill(server)
+    tcp.system.close(server)
+    assert tcp.drain(client) == (total, "EOF")
+
+
+# Resets (K5 to K8, K12, K13)
+
+
+def test_a_reset_is_told_once_by_recv_and_then_looks_like_a_fin(tcp):
+    """ECONNRESET, then b"" (K5)."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    with pytest.raises(ConnectionResetError):
+        server.recv(10)
+    assert server.recv(10) == b""
+    assert tcp.system.error(server) is None
+    with pytest.raises(BrokenPipeError):
+        server.send(b"x")
+
+
+def test_a_reset_is_told_once_by_send(tcp):
+    """The send eats the error; the read after it knows nothing (K5)."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    with pytest.raises(ConnectionResetError):
+        server.send(b"x")
+    assert server.recv(10) == b""
+
+
+def test_a_reset_is_told_once_by_so_error(tcp):
+    """SO_ERROR clears it (K5)."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    assert tcp.system.error(server).errno == errno.ECONNRESET
+    assert tcp.system.error(server) is None
+    assert server.recv(10) == b""
+
+
+def test_data_before_a_reset_stays_readable(tcp):
+    """First the data, then the error (K6)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert server.recv(100) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        server.recv(100)
+
+
+def test_a_failed_send_leaves_the_data_readable(tcp):
+    """The peer's words survive our error (K6, R5)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    with pytest.raises(ConnectionResetError):
+        server.send(b"x")
+    assert server.recv(100) == b"last words"
+    assert server.recv(100) == b""
+
+
+def test_a_reset_after_the_fin_hides_behind_it(tcp):
+    """recv goes on giving b""; SO_ERROR says EPIPE (K7)."""
+    server, client = tcp.pair()
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    server.send(b"reply nobody reads")
+    tcp.wait(client, READ)
+    tcp.system.close(client)  # with unread input: a reset
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert server.recv(10) == b""
+    assert tcp.system.error(server).errno == errno.EPIPE
+    assert server.recv(10) == b""
+
+
+def test_a_reset_after_the_fin_is_told_by_send(tcp):
+    """EPIPE, either way (K7)."""
+    server, client = tcp.pair()
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & HANGUP)
+    with pytest.raises(BrokenPipeError):
+        server.send(b"x")
+
+
+def test_a_reset_while_our_fin_waits_is_told_by_recv(tcp):
+    """A lingering socket learns that its reply was discarded (K8)."""
+    server, client = tcp.pair()
+    server.send(b"reply")
+    tcp.system.shutdown_output(server)
+    tcp.wait(client, READ)
+    tcp.system.close(client)
+    tcp.wait(server, READ)
+    with pytest.raises(ConnectionResetError):
+        server.recv(10)
+
+
+def test_an_empty_interest_tells_a_reset_but_not_a_fin(tcp):
+    """A paused connection learns of the one and not of the other (K12)."""
+    server, client = tcp.pair()
+    tcp.system.shutdown_output(client)
+    tcp.wait(server, READ)
+    assert tcp.events(server, 0) == 0
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0))
+    assert tcp.events(server, 0) == ERROR | HANGUP
+
+
+def test_both_sides_shut_is_a_hang_up_that_cannot_be_masked(kernel):
+    """With an empty interest it would spin (K12)."""
+    server, client = kernel.pair()
+    kernel.system.shutdown_output(client)
+    kernel.system.shutdown_output(server)
+    kernel.wait(server, READ)
+    kernel.eventually(lambda: kernel.events(server, 0) == HANGUP)
+
+
+def test_all_events_of_a_reset(tcp):
+    """Readable, writable, an error and a hang-up at once."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    assert tcp.events(server, READ | WRITE) == READ | WRITE | ERROR | HANGUP
+
+
+def test_after_a_reset_there_is_no_peer_and_no_shutdown(tcp):
+    """ENOTCONN for both (K13)."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    for call in (server.getpeername, lambda: tcp.system.shutdown_output(server)):
+        with pytest.raises(OSError, match="not connected") as caught:
+            call()
+        assert caught.value.errno == errno.ENOTCONN
+
+
+def test_a_reset_keeps_what_was_outstanding(tcp):
+    """What was not acknowledged when the reset came stays counted."""
+    server, client = tcp.pair(SMALL)
+    tcp.fill(server)
+    before = tcp.system.outstanding(server)
+    assert before > 0
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert tcp.system.outstanding(server) == before
+
+
+def test_our_own_reset_shows_the_peer_an_error(tcp):
+    """SO_LINGER with zero seconds and a close (K13)."""
+    server, client = tcp.pair()
+    server.send(b"half a reply")
+    tcp.wait(client, READ)
+    tcp.system.reset(server)
+    assert tcp.drain(client) == (12, "reset")
+
+
+def test_resetting_what_has_ended_in_order_is_no_reset(tcp):
+    """With both ends through there is nobody left to be told."""
+    server, client = tcp.pair()
+    tcp.system.shutdown_output(server)
+    assert tcp.recv(client) == b""
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    tcp.eventually(lambda: tcp.system.tcp_state(client) == "CLOSED")
+    tcp.system.reset(server)
+    assert tcp.system.error(client) is None
+    assert client.recv(10) == b""
+
+
+# Listening and connecting (K14, K15)
+
+
+def test_accept_of_nobody_is_eagain(kernel):
+    """An empty queue is not ready either."""
+    listening = kernel.listen()
+    assert not kernel.events(listening, READ)
+    with pytest.raises(BlockingIOError):
+        kernel.system.accept(listening)
+
+
+def test_a_connect_succeeds_before_the_accept(kernel):
+    """The kernel answers; what is sent waits for the program."""
+    listening = kernel.listen()
+    client = kernel.connect(listening)
+    client.send(b"early")
+    server = kernel.accept(listening)
+    assert kernel.recv(server) == b"early"
+
+
+def test_a_connection_reset_in_the_queue_is_accepted_all_the_same(tcp):
+    """accept succeeds; getpeername says ENOTCONN, recv ECONNRESET (K14)."""
+    listening = tcp.listen()
+    client = tcp.connect(listening)
+    tcp.wait(listening, READ)
+    tcp.system.reset(client)
+    server = tcp.accept(listening)
+    with pytest.raises(OSError, match="not connected"):
+        server.getpeername()
+    with pytest.raises(ConnectionResetError):
+        server.recv(10)
+
+
+def test_closing_a_listener_resets_who_waits_in_its_queue(kernel):
+    """So who drains accepts first (K15)."""
+    listening = kernel.listen()
+    client = kernel.connect(listening)
+    kernel.wait(listening, READ)
+    kernel.system.close_listening(listening)
+    assert kernel.drain(client) == (0, "reset")
+
+
+def test_nobody_listens(tcp):
+    """The connect is refused."""
+    listening = tcp.listen()
+    address = Address(listening.family, listening.getsockname())
+    tcp.system.close_listening(listening)
+    client = tcp.system.start_connect(address, Options())
+    tcp.opened.append(client)
+    tcp.wait(client, WRITE)
+    with pytest.raises(ConnectionRefusedError):
+        tcp.system.finish_connect(client)
+
+
+def test_no_socket_file(unix):
+    """Nothing there is FileNotFoundError, at once."""
+    with pytest.raises(FileNotFoundError):
+        unix.system.start_connect(unix.system.unix_address(unix.path + "-nobody"), Options())
+
+
+def test_a_full_unix_queue_says_eagain(unix):
+    """There is no connect under way then, and nothing to wait for."""
+    listening = unix.listen(Options(limits=Limits(backlog=1)))
+    address = Address(listening.family, listening.getsockname())
+    for _ in range(2):
+        unix.opened.append(unix.system.start_connect(address, Options()))
+    with pytest.raises(BlockingIOError):
+        unix.system.start_connect(address, Options())
+
+
+def test_an_address_is_bound_once(kernel):
+    """EADDRINUSE, naming it."""
+    listening = kernel.listen()
+    name = listening.getsockname()
+    again = partial(kernel.system.listen_tcp, *name[:2]) if kernel.tcp else partial(kernel.system.listen_unix, name)
+    with pytest.raises(OSError, match="cannot listen on") as caught:
+        again(Options())
+    assert caught.value.errno == errno.EADDRINUSE
+
+
+def test_names_of_both_ends_agree(tcp):
+    """One side's name is the other's peer."""
+    server, client = tcp.pair()
+    assert server.getsockname() == client.getpeername()
+    assert server.getpeername() == client.getsockname()
+
+
+def test_no_descriptor_left_is_emfile_and_the_caller_waits(make_kernel):
+    """accept fails, and succeeds when a descriptor is free again: nobody was refused."""
+    import resource
+
+    kernel = make_kernel("tcp4")
+    listening = kernel.listen()
+    client, other = kernel.connect(listening), kernel.connect(listening)
+    kernel.wait(listening, READ)
+    simulated = isinstance(kernel.system, SimulatedSystem)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if simulated:
+        kernel.system.faults = [DescriptorLimit(len(kernel.system.descriptors))]
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (other.fileno() + 1, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files") as caught:
+            kernel.system.accept(listening)
+        assert caught.value.errno == errno.EMFILE
+        kernel.system.close(other)
+        server = kernel.accept(listening)
+    finally:
+        if not simulated:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    client.send(b"still here")
+    assert kernel.recv(server) == b"still here"
+
+
+# Unix sockets
+
+
+def test_a_unix_peers_close_is_a_hang_up_at_once(unix):
+    """Also with an empty interest (K11)."""
+    server, client = unix.pair()
+    unix.system.close(client)
+    assert unix.events(server, 0) == HANGUP
+    assert unix.recv(server) == b""
+
+
+def test_what_a_unix_peer_sent_before_its_close_is_read_first(unix):
+    """Nothing that was sent is lost."""
+    server, client = unix.pair()
+    client.send(b"last")
+    unix.system.close(client)
+    assert unix.recv(server) == b"last"
+    assert unix.recv(server) == b""
+
+
+def test_a_unix_close_with_unread_input_is_told_once(unix):
+    """ECONNRESET behind the data, then b"" (scenario 60)."""
+    server, client = unix.pair()
+    server.send(b"never read")
+    client.send(b"last")
+    unix.system.close(client)
+    assert unix.events(server, 0) == ERROR | HANGUP
+    assert unix.recv(server) == b"last"
+    with pytest.raises(ConnectionResetError):
+        server.recv(10)
+    assert server.recv(10) == b""
+
+
+def test_a_send_to_a_closed_unix_peer_is_epipe(unix):
+    """And leaves the pending error for SO_ERROR."""
+    server, client = unix.pair()
+    server.send(b"never read")
+    unix.system.close(client)
+    with pytest.raises(BrokenPipeError):
+        server.send(b"x")
+    assert unix.system.error(server).errno == errno.ECONNRESET
+
+
+def test_a_unix_socket_cannot_reset(unix):
+    """The peer reads what was sent, and then the end."""
+    server, client = unix.pair()
+    server.send(b"half")
+    unix.system.reset(server)
+    assert unix.drain(client) == (4, "EOF")
+
+
+def test_shutting_a_unix_socket_whose_peer_has_gone_is_no_error(unix):
+    """Unlike TCP's ENOTCONN."""
+    server, client = unix.pair()
+    unix.system.close(client)
+    unix.system.shutdown_output(server)
+    assert unix.recv(server) == b""
+
+
+def test_a_pair_wakes(make_kernel):
+    """What the reactor's waker is made of: a byte, and then silence."""
+    kernel = make_kernel("unix")
+    ours, theirs = kernel.system.pair()
+    kernel.opened += [ours, theirs]
+    theirs.send(b"\0")
+    assert kernel.wait(ours, READ) == READ
+    assert ours.recv(10) == b"\0"
+    assert not kernel.events(ours, READ)

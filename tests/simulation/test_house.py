@@ -1,0 +1,47 @@
+"""The house rules, for the stage: it may know everything, and opens each file with its rules."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+
+import pytest
+
+from reactor import testing
+
+STAGE = Path(testing.__file__).parent
+FILES = sorted(STAGE.glob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_a_file_opens_with_its_rules_in_at_most_25_lines(path):
+    """The first lines say what it is for."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert text
+    assert len(text.splitlines()) <= 25
+
+
+def test_nothing_below_the_stage_knows_it():
+    """The loop holds no test code."""
+    for path in STAGE.parent.rglob("*.py"):
+        if STAGE not in path.parents:
+            assert "reactor.testing" not in path.read_text(encoding="utf-8"), path
+
+
+def test_no_clock_and_no_chance_in_the_simulation():
+    """Only the progress of an exploration and of a storm looks at the machine's clock."""
+    for path in FILES:
+        names = {alias.name for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                 if isinstance(node, ast.Import) for alias in node.names}  # fmt: skip
+        assert not names & {"threading", "select", "subprocess"}, path
+        assert "time" not in names or path.stem in {"explore", "__main__"}, path
+        assert "random" not in names or path.stem == "kernel", path
+
+
+def test_every_public_name_has_a_contract():
+    """Each name of the stage's door has a docstring, and so has each public method that is not the seam's."""
+    assert list(testing.__all__) == sorted(testing.__all__)
+    for name in testing.__all__:
+        thing = getattr(testing, name)
+        assert inspect.getdoc(thing), name

@@ -1,0 +1,194 @@
+"""The samples on the simulated kernel: the real servers, with members and a machine that misbehave."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+
+import pytest
+import trustme
+
+from reactor import Deadlines, Options, Reactor
+from reactor.testing import (
+    DescriptorLimit,
+    Grammar,
+    Link,
+    OneAtATime,
+    ShortReads,
+    ShortWrites,
+    SimulatedSystem,
+    SpuriousReadiness,
+    Stalls,
+    TryAgain,
+)
+from samples import chat, echo
+
+WEATHER = (ShortReads(0.3), ShortWrites(0.3), TryAgain(0.1), SpuriousReadiness(0.1), OneAtATime(0.3), Stalls(0.05, 2.0))
+LINK = Link(latency=0.02, jitter=0.03, segment_bytes=500, receive_buffer_bytes=4096)
+
+
+class Room:
+    """A chat server in a simulated world, and its members."""
+
+    def __init__(self, **options):
+        self.system = SimulatedSystem(seed=3, link=LINK, faults=WEATHER)
+        self.reactor = Reactor(system=self.system)
+        self.grammar = Grammar()
+        self.reactor.observe(self.grammar)
+        self.listener = chat.serve(self.reactor, "127.0.0.1", 0, **options)
+
+    def member(self, name):
+        peer = self.system.peer(self.listener.addresses[0])
+        peer.send(f"/nick {name}\n".encode())
+        self.run(5.0)
+        return peer
+
+    def run(self, seconds):
+        self.system.run(self.reactor, seconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.reactor.close()
+        assert not self.system.bad_calls
+        assert not self.system.descriptors
+        self.grammar.check(ended=True)
+
+
+def said(peer, name):
+    """What that member has said, as this one saw it."""
+    marker = f"<{name}> "
+    return [line.removeprefix(marker) for line in peer.data.decode().splitlines() if line.startswith(marker)]
+
+
+def test_a_slow_member_of_the_chat_is_dropped_and_the_others_hear_everything():
+    """One stops reading: the room goes on, they are told why, and everybody else is told that they went."""
+    with Room(queue_limit=4000) as room:
+        room.system.faults = WEATHER[:-1]  # a line that stalls would make the others slow members, too
+        anna, ben, slow = (room.member(name) for name in ("anna", "ben", "slow"))
+        slow.stop_reading()
+        lines = [f"line {number} {'.' * 80}" for number in range(1200)]
+        for line in lines:
+            anna.send(line.encode() + b"\n")
+            room.run(0.05)
+        room.run(60.0)
+        assert said(anna, "anna") == said(ben, "anna") == lines
+        assert "* slow was dropped: too slow" in ben.data.decode()
+        assert len(room.reactor.connections) == 2
+        slow.resume_reading()
+        assert slow.ending == "reset"  # the flush deadline had passed: they cannot take a part for the whole
+        *heard, _ = said(slow, "anna")
+        assert heard == lines[: len(heard)]
+
+
+def test_a_member_of_the_chat_who_resets_is_missed_by_nobody_but_the_room():
+    """The others are told that they lost the connection, and go on."""
+    with Room() as room:
+        anna, ben, gone = (room.member(name) for name in ("anna", "ben", "gone"))
+        gone.send(b"half a li")
+        gone.reset()
+        room.run(10.0)
+        anna.send(b"still here\n")
+        room.run(10.0)
+        assert said(ben, "anna") == ["still here"]
+        assert "* gone lost the connection" in ben.data.decode()
+        assert "half a li" not in ben.data.decode()
+
+
+def test_in_a_famine_of_descriptors_the_chat_goes_on_and_lets_in_who_waited(caplog):
+    """Nobody is refused: who comes when there is no descriptor waits until one is free."""
+    caplog.set_level(logging.INFO, "reactor")
+    with Room() as room:
+        anna, ben = room.member("anna"), room.member("ben")
+        room.system.faults = (*WEATHER, DescriptorLimit(len(room.system.descriptors)))
+        late = room.member("late")
+        anna.send(b"nobody else gets in\n")
+        room.run(10.0)
+        assert said(ben, "anna") == ["nobody else gets in"]
+        assert late.data == b""
+        assert late.ending is None
+        ben.fin()
+        room.run(10.0)
+        late.send(b"made it\n")
+        room.run(10.0)
+        assert said(anna, "late") == ["made it"]
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1  # one line for the whole famine
+
+
+def test_the_chat_drains_in_any_weather():
+    """Every member gets the last word and a clean end."""
+    with Room() as room:
+        members = [room.member(f"m{number}") for number in range(5)]
+        summary = room.reactor.drain(60.0)
+        assert summary.clean
+        room.run(10.0)
+        for peer in members:
+            assert peer.data.endswith(b"* the server is shutting down\n")
+            assert peer.ending == "EOF"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_echo_sample_sends_back_everything_in_any_weather(seed):
+    """More than all buffers hold, there and back, and both ends in order."""
+    system = SimulatedSystem(seed, link=LINK, faults=WEATHER)
+    with Reactor(system=system) as reactor:
+        listener = echo.serve(reactor, "127.0.0.1", 0, options=Options(deadlines=Deadlines(idle=600.0)))
+        sent = bytes(index % 251 for index in range(50_000))
+        peers = [system.peer(listener.addresses[0]) for _ in range(3)]
+        for peer in peers:
+            peer.send(sent)
+            peer.fin()
+        system.run(reactor, 3000.0, until=lambda: all(peer.ending for peer in peers))
+        assert [(peer.data, peer.ending) for peer in peers] == [(sent, "EOF")] * 3
+
+
+class TlsPeer:
+    """A scripted client that speaks TLS over the peer's bytes."""
+
+    def __init__(self, peer, context):
+        self.peer = peer
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="echo.test")
+        self.taken = 0
+        self.data = b""
+        self.shaken = False
+        peer.on_change = lambda _: self.step()
+        self.step()
+
+    def step(self):
+        new = bytes(self.peer.data[self.taken :])
+        self.taken += len(new)
+        self.incoming.write(new)
+        try:
+            if not self.shaken:
+                self.tls.do_handshake()
+                self.shaken = True
+            while read := self.tls.read(65536):
+                self.data += read
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        self.peer.send(self.outgoing.read())
+
+    def send(self, data):
+        self.tls.write(data)
+        self.step()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_echo_sample_speaks_tls_in_any_weather(seed):
+    """To the simulated network a handshake is bytes like all others."""
+    authority = trustme.CA()
+    serving, calling = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("echo.test").configure_cert(serving)
+    authority.configure_trust(calling)
+    system = SimulatedSystem(seed, link=LINK, faults=WEATHER)
+    with Reactor(system=system) as reactor:
+        listener = echo.serve(reactor, "127.0.0.1", 0, tls=serving)
+        client = TlsPeer(system.peer(listener.addresses[0]), calling)
+        system.run(reactor, 300.0, until=lambda: client.shaken)
+        sent = bytes(index % 251 for index in range(20_000))
+        client.send(sent)
+        system.run(reactor, 3000.0, until=lambda: len(client.data) == len(sent))
+        assert client.data == sent
