@@ -334,7 +334,8 @@ class Connection:
 
     def _may_write(self) -> bool:
         """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
-        return self._state.output is ACCEPT and not self._broken
+        spoiled = self._codec is not None and self._codec.spoiled is not None
+        return self._state.output is ACCEPT and not self._broken and not spoiled
 
     def _send_queue(self) -> None:
         """Sends until the queue is empty, the kernel takes no more, or the budget of one turn is used up."""

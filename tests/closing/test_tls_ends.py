@@ -176,24 +176,6 @@ def test_a_late_reply_reaches_a_client_that_has_ended(reactor, version, fin):
     assert protocol.report.written == peer.wire
 
 
-def test_bytes_behind_close_notify_do_not_cost_the_reply(reactor, version):
-    """Scenario 54: a client that goes on after its close_notify is not heard, and yet not reset."""
-    server = TLSServer(reactor, version, scripted(keep_open=True), QUEUEING)
-    peer, protocol = server.connected()
-    with peer:
-        peer.send_raw(peer.close_notify())
-        turn_until(reactor, lambda: "eof_received" in protocol.calls)
-        protocol.connection.write(REPLY)
-        protocol.connection.close()
-        peer.read_until(len(REPLY) // 2)
-        peer.send_raw(b"by the way")
-        assert peer.read_to_end() == "EOF"
-        assert peer.data == REPLY
-        peer.fin()
-        ended(protocol)
-    check_end(protocol, "connection_made eof_received pause_writing connection_lost", unsent=0, fin_sent=True)
-
-
 def test_two_ends_that_cross_are_one_end_in_order(reactor, version):
     """Scenario 54: both sides end before either has read the other's close_notify."""
     server = TLSServer(reactor, version)
