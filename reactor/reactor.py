@@ -110,7 +110,7 @@ class Reactor(Loop):
         `Deadlines.connect` seconds (and, with TLS, `Deadlines.handshake` more); nothing comes after `cancel()` on what
         this returns. `sock` is connected already (a socketpair's end, say), and belongs to the reactor from now on.
         `source` is the address to connect from, port 0 for any. The addresses of a name are raced as RFC 8305 has it.
-        With `tls`, the certificate must be good for `server_hostname` (by default the host), unless the context was told
+        With `tls`, the certificate must be good for `server_hostname` (by default the host) unless the context was told
         otherwise, and a protocol begins only when the handshake is complete. ValueError for what cannot be meant.
         """
         self._check_takes_ends("connect()")

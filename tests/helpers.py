@@ -18,7 +18,7 @@ def turn_until(reactor: Reactor, condition: Callable[[], object], seconds: float
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds} s in vain; {reactor!r} {reactor.connections}"
-        reactor.run_once(0.01)
+        reactor.run_once(0.001)
 
 
 class Recorder(Protocol):

@@ -84,6 +84,7 @@ def test_a_name_that_is_not_known_is_refused(wrong: list[str]):
     assert "--list names them" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", ["echo-1k-50-pipelined-16", "fanout-16", "churn", "bulk", "upload", "idle"])
 @pytest.mark.parametrize("load", ["c", "python"])
 def test_both_loads_measure_every_behaviour(behaviour: str, load: str, monkeypatch: pytest.MonkeyPatch):
@@ -103,6 +104,7 @@ def test_both_loads_measure_every_behaviour(behaviour: str, load: str, monkeypat
 IN_SHORT = ("asyncio",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(each.name, marks=[pytest.mark.slow] * (each.name not in IN_SHORT)) for each in SERVERS]
 )
