@@ -14,6 +14,7 @@ with Reactor() as reactor:
 
 from reactor.connection import Connection
 from reactor.connector import Connector
+from reactor.datagram import Datagram, DatagramReport
 from reactor.errors import (
     Aborted,
     ConnectFailed,
@@ -30,8 +31,8 @@ from reactor.errors import (
     WriteAfterEnd,
 )
 from reactor.listener import Listener
-from reactor.options import Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
-from reactor.protocol import Protocol
+from reactor.options import Datagrams, Deadlines, Group, Keepalive, Limits, Options, Sockets, Watermarks
+from reactor.protocol import DatagramProtocol, Protocol
 from reactor.reactor import Reactor
 from reactor.report import DrainSummary, Report, Statistics, Totals
 from reactor.timers import Handle, TimerHandle
@@ -42,9 +43,14 @@ __all__ = [
     "ConnectFailed",
     "Connection",
     "Connector",
+    "Datagram",
+    "DatagramProtocol",
+    "DatagramReport",
+    "Datagrams",
     "Deadlines",
     "DrainSummary",
     "FlushTimeout",
+    "Group",
     "Handle",
     "HandshakeTimeout",
     "IdleTimeout",

@@ -17,10 +17,11 @@ reply for a whole one. Names and meanings are asyncio's, so an `asyncio.Protocol
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from reactor.connection import Connection
+    from reactor.datagram import Datagram
 
 logger = logging.getLogger("reactor")
 
@@ -73,3 +74,48 @@ class Protocol:
     def draining(self) -> None:
         """The reactor drains: end soon, for at its deadline what is left is reset. The default closes in order."""
         self.connection.close()
+
+
+class DatagramProtocol:
+    """What becomes of one datagram endpoint. Subclass it; override what you need.
+
+        connection_made
+        (datagram_received | error_received | pause_writing | resume_writing)*
+        connection_lost
+
+    with `draining` anywhere in between. An exception in a callback is logged and counted, and the endpoint lives on; only
+    one in `connection_made` ends it. An `asyncio.DatagramProtocol` works here unchanged.
+    """
+
+    endpoint: Datagram
+
+    def connection_made(self, endpoint: Datagram) -> None:
+        """The endpoint is open. Called once, first. The default keeps it as `self.endpoint`."""
+        self.endpoint = endpoint
+
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        """A whole datagram came, perhaps an empty one; `addr` is what `sendto` takes for an answer.
+
+        From a Unix socket without a name it is None: nobody can answer that one.
+        """
+
+    def error_received(self, exc: Exception) -> None:
+        """Something was lost, or an ICMP message told of a loss; the endpoint lives on. The default logs a warning.
+
+        `ConnectionRefusedError`: nobody receives at the address it is connected to. `OSError` with EMSGSIZE: sent or
+        received, it was too long. `QueueOverflow`: more waited than `Datagrams.queue_bytes`.
+        """
+        logger.warning("%s", exc)
+
+    def pause_writing(self) -> None:
+        """More than the high watermark waits here. Stop sending, or the queue overflows."""
+
+    def resume_writing(self) -> None:
+        """No more than the low watermark waits. Always preceded by `pause_writing`."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The endpoint is over. Called once, last. `None`: all that waited was given to the kernel."""
+
+    def draining(self) -> None:
+        """The reactor drains: end soon. The default closes, which sends what waits."""
+        self.endpoint.close()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from reactor.connection import Connection
 from reactor.connector import Connector
+from reactor.datagram import Datagram
 from reactor.descriptor import Descriptor
 from reactor.errors import Aborted, Misuse
 from reactor.lifecycle import STARTING
@@ -20,7 +21,7 @@ from reactor.options import DEFAULTS, Options
 from reactor.pollers import READ, WRITE
 from reactor.report import DrainSummary, Statistics, Totals
 from reactor.signals import Signals
-from reactor.system import System, check_port
+from reactor.system import Address, System, check_port
 from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:
@@ -138,6 +139,52 @@ class Reactor(Loop):
             connector = Connector(self, f"{host}:{port}", factory, options, source, codecs)
             connector.resolve(host, port)
         return connector
+
+    def datagram(
+        self,
+        factory: Callable[[], Any],
+        local: tuple[str, int] | None = None,
+        remote: tuple[str, int] | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        remote_path: str | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
+        options: Options = DEFAULTS,
+    ) -> Datagram:
+        """Sends and receives datagrams: UDP at `local`, or over a Unix socket at `path`, or by `sock`, bound already.
+
+        With `remote` (or `remote_path`) it is connected: it sends there, hears nobody else, and is told when nobody
+        receives there. Either alone will do; a Unix socket without a path can be sent no answer. Hosts are numeric
+        ("0.0.0.0" and "::" are all of the machine, port 0 picks one): a name's look-up would block, so look it up with
+        `run_in_thread` first. `factory()` makes the protocol in this turn or the next. OSError, naming what was asked
+        for, when it cannot be had; ValueError for what cannot be meant.
+        """
+        self._check_takes_ends("datagram()")
+        if not callable(factory):
+            raise TypeError(f"datagram() needs something that makes a protocol, not {factory!r}")
+        _check_options(options)
+        kinds = ((local, remote), (path, remote_path), (sock,))
+        if sum(any(one is not None for one in kind) for kind in kinds) != 1:
+            raise ValueError("datagram() takes local and remote, or path and remote_path, or sock: exactly one kind")
+        if sock is not None:
+            there = self.ends.get(sock.fileno())
+            if isinstance(there, Datagram) and there.get_extra_info("socket") is sock:
+                raise Misuse(f"datagram() refused: {sock!r} belongs to {there!r} already")
+            return Datagram(self, self.system.adopt_datagram(sock), factory, options)
+        if local is not None or remote is not None:
+            here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
+        else:
+            here, peer = (None if one is None else self.system.unix_address(one) for one in (path, remote_path))
+        if here is not None and peer is not None and here.family != peer.family:
+            raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
+        return Datagram(self, self.system.open_datagram(here, peer, options), factory, options)
+
+    def _numeric(self, what: str, address: tuple[str, int]) -> Address:
+        host, port = address
+        found = self.system.resolve_numeric(host, check_port(port))
+        if not found:
+            raise ValueError(f"{what} takes a numeric address, not {host!r}: resolve it first, with run_in_thread()")
+        return found[0]
 
     def _check_target(
         self, what: str, factory: object, host: object, port: object, path: object, sock: socket.socket | None
@@ -257,6 +304,8 @@ class Reactor(Loop):
             for connection in self.connections:
                 if connection.state is not STARTING:  # those ask themselves, once they have begun
                     self.post(connection, connection.drain)
+            for endpoint in self.datagrams:
+                self.post(endpoint, endpoint.drain)
         if not self._drain.finished:
             self._drain_cuts.append(self.call_later(deadline, self._cut_drain))
         if not self._turning:
@@ -271,6 +320,8 @@ class Reactor(Loop):
         late = Aborted("the drain's deadline had passed")
         for connection in self.connections:
             connection.cut(late)
+        for endpoint in self.datagrams:
+            endpoint.cut(late)
         for connector in self.connectors:
             connector.fail(late)
 
@@ -281,7 +332,11 @@ class Reactor(Loop):
 
     def _check_drained(self) -> None:
         assert self._drain is not None
-        if self.dead or self.connectors or any(isinstance(end, (Connection, Door)) for end in self.ends.values()):
+        if (
+            self.dead
+            or self.connectors
+            or any(isinstance(end, (Connection, Datagram, Door)) for end in self.ends.values())
+        ):
             return
         began, before = self._before_drain
         self._drain.ended = self.totals.since(before)
@@ -339,6 +394,11 @@ class Reactor(Loop):
     def listeners(self) -> tuple[Listener, ...]:
         """The listeners that have not ended."""
         return tuple(dict.fromkeys(end.listener for end in self.ends.values() if isinstance(end, Door)))
+
+    @property
+    def datagrams(self) -> tuple[Datagram, ...]:
+        """The datagram endpoints that have not ended."""
+        return tuple(end for end in self.ends.values() if isinstance(end, Datagram))
 
     @property
     def connectors(self) -> tuple[Connector, ...]:

@@ -61,6 +61,8 @@ _TCP_STATES = (
 _RESET = struct.pack("ii", 1, 0)
 # sd_listen_fds(3): the first descriptor that is passed.
 _LISTEN_FDS_START = 3
+# A port, and of an IPv6 address the flow label and the scope.
+_MOST_IN_ADDRESS = (65535, 2**20 - 1, 2**32 - 1)
 # Ports tried so that every address of a name gets the same free one.
 _SAME_PORT_TRIES = 16
 
@@ -77,6 +79,13 @@ class Socket(Protocol):
     def getsockname(self) -> SocketAddress: ...
     def getpeername(self) -> SocketAddress: ...
     def close(self) -> None: ...
+
+
+class DatagramSocket(Socket, Protocol):
+    """What is asked of a datagram socket, besides. One call, one datagram."""
+
+    def recvfrom(self, bufsize: int, /) -> tuple[bytes, SocketAddress]: ...
+    def sendto(self, data: Any, address: SocketAddress, /) -> int: ...
 
 
 @attrs.frozen
@@ -192,17 +201,8 @@ class System:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             sock.setblocking(False)
-            try:
-                sock.bind(path)
-            except OSError as exc:
-                if exc.errno != errno.EADDRINUSE or not _is_stale_socket(path):
-                    raise
-                os.unlink(path)
-                sock.bind(path)
+            self._bind_unix(sock, path)
             sock.listen(options.limits.backlog)
-            if path and not path.startswith("\0"):
-                made = os.stat(path)
-                self._socket_files[path] = (made.st_dev, made.st_ino)
         except OSError as exc:
             sock.close()
             raise _named(exc, f"cannot listen on {path!r}") from exc
@@ -210,6 +210,18 @@ class System:
             sock.close()
             raise
         return [sock]
+
+    def _bind_unix(self, sock: socket.socket, path: str) -> None:
+        try:
+            sock.bind(path)
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or not _is_stale_socket(path):
+                raise
+            os.unlink(path)
+            sock.bind(path)
+        if path and not path.startswith("\0"):
+            made = os.stat(path)
+            self._socket_files[path] = (made.st_dev, made.st_ino)
 
     def listen_given(self, sock: socket.socket, options: opt.Options) -> list[Socket]:
         """A socket made elsewhere; it is bound already, and listens from now on if it did not."""
@@ -239,7 +251,7 @@ class System:
         return passed
 
     def close_listening(self, sock: Socket) -> None:
-        """Closes it; removes the socket file if it is still the one made here."""
+        """Closes what was bound (a datagram socket, too); removes the socket file if it is still the one made here."""
         path = None
         try:
             path = sock.getsockname() if sock.family == socket.AF_UNIX else None
@@ -322,11 +334,14 @@ class System:
         sock.setblocking(False)
         return sock
 
-    def _set_options(self, sock: socket.socket, wanted: opt.Sockets) -> None:
+    def _set_buffers(self, sock: socket.socket, wanted: opt.Sockets) -> None:
         if wanted.send_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted.send_buffer_bytes)
         if wanted.receive_buffer_bytes is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted.receive_buffer_bytes)
+
+    def _set_options(self, sock: socket.socket, wanted: opt.Sockets) -> None:
+        self._set_buffers(sock, wanted)
         if sock.family == socket.AF_UNIX:
             return
         if wanted.nodelay:
@@ -341,6 +356,89 @@ class System:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, wanted.keepalive.count)
         if wanted.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(wanted.user_timeout * 1000))
+
+    # Datagrams
+
+    def open_datagram(self, local: Address | None, remote: Address | None, options: opt.Options) -> DatagramSocket:
+        """A datagram socket, bound to `local` and connected to `remote`, as far as they are given.
+
+        Of a Unix socket `local` is a path, bound as `listen_unix` does. OSError names what could not be had.
+        """
+        family = next(address.family for address in (local, remote) if address is not None)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+        doing = ""
+        try:
+            sock.setblocking(False)
+            self._set_buffers(sock, options.sockets)
+            self._set_datagram_options(sock, options.datagrams)
+            if local is not None:
+                doing = f"cannot receive datagrams at {local}"
+                if family == socket.AF_UNIX:
+                    self._bind_unix(sock, os.fsdecode(local.sockaddr))
+                else:
+                    sock.bind(local.sockaddr)
+            for group in options.datagrams.groups:
+                doing = f"cannot join {group}"
+                self._join(sock, group)
+            if remote is not None:
+                doing = f"cannot send datagrams to {remote}"
+                sock.connect(remote.sockaddr)
+        except OSError as exc:
+            self.close_listening(sock)
+            raise _named(exc, doing or "cannot make a datagram socket") from exc
+        except BaseException:
+            self.close_listening(sock)
+            raise
+        return sock
+
+    def _set_datagram_options(self, sock: socket.socket, wanted: opt.Datagrams) -> None:
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if wanted.broadcast:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        if wanted.reuse_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if wanted.groups:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+    def _join(self, sock: socket.socket, group: opt.Group) -> None:
+        """ip(7) and ipv6(7). The membership ends with the socket."""
+        index = 0 if group.interface is None else socket.if_nametoindex(group.interface)
+        member = socket.inet_pton(sock.family, group.address)
+        if sock.family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member + struct.pack("@I", index))
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("@4s4xi", member, index))
+
+    def adopt_datagram(self, sock: socket.socket) -> DatagramSocket:
+        """A datagram socket made elsewhere."""
+        if sock.type != socket.SOCK_DGRAM:
+            raise ValueError(f"a datagram socket is needed, not {sock!r}")
+        sock.setblocking(False)
+        return sock
+
+    def datagram_peer(self, sock: DatagramSocket) -> SocketAddress:
+        """Whom it is connected to; None when to nobody."""
+        try:
+            return sock.getpeername()
+        except OSError:
+            return None
+
+    def is_sendable(self, family: int, address: object) -> bool:
+        """Whether a datagram can be sent there without asking anybody: numbers, or a Unix path."""
+        if family == socket.AF_UNIX:
+            return isinstance(address, (str, bytes))
+        if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if family == socket.AF_INET6 else 2):
+            return False
+        host, *numbers = address
+        # Port, and for v6 the flow and the scope.
+        if any(type(number) is not int or not 0 <= number <= most for number, most in zip(numbers, _MOST_IN_ADDRESS)):
+            return False
+        try:
+            socket.inet_pton(family, host.partition("%")[0])
+        except (OSError, ValueError, AttributeError):
+            return False
+        return True
 
     # The end of a connection
 

@@ -42,6 +42,7 @@ ROOMS = [
     "descriptor",
     "listener",
     "connector",
+    "datagram",
     "signals",
     # front
     "reactor",
