@@ -83,8 +83,8 @@ class DatagramProtocol:
         (datagram_received | error_received | pause_writing | resume_writing)*
         connection_lost
 
-    with `draining` anywhere in between. An exception in a callback is logged and counted, and the endpoint lives on; only
-    one in `connection_made` ends it. An `asyncio.DatagramProtocol` works here unchanged.
+    with `draining` anywhere in between. An exception in a callback is logged and counted, and the endpoint lives on;
+    only one in `connection_made` ends it. An `asyncio.DatagramProtocol` works here unchanged.
     """
 
     endpoint: Datagram

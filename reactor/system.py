@@ -432,7 +432,8 @@ class System:
             return False
         host, *numbers = address
         # Port, and for v6 the flow and the scope.
-        if any(type(number) is not int or not 0 <= number <= most for number, most in zip(numbers, _MOST_IN_ADDRESS)):
+        limits = zip(numbers, _MOST_IN_ADDRESS, strict=False)
+        if any(type(number) is not int or not 0 <= number <= most for number, most in limits):
             return False
         try:
             socket.inet_pton(family, host.partition("%")[0])
