@@ -378,6 +378,8 @@ class Reactor(Loop):
         For an end in order, `drain` first. May be called twice; Misuse inside a turn.
         """
         self.check_not_turning("close()")
+        for connector in self.connectors:
+            connector.cancel()
         try:
             self._signals.close()
         finally:
