@@ -33,7 +33,7 @@ from reactor.loop import Loop
 from reactor.options import Options, Watermarks
 from reactor.pollers import ERROR, INVALID, READ, WRITE
 from reactor.protocol import DatagramProtocol
-from reactor.system import DatagramSocket, SocketAddress, address_text
+from reactor.system import DatagramSocket, SocketAddress, address_text, is_sendable
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ class DatagramReport:
 class Datagram:
     """A datagram endpoint: asyncio's DatagramTransport, and beyond it `report`.
 
-    Made by `Reactor.datagram`, given to `connection_made`. To be used only in the loop's thread.
+    Made by `Reactor.datagram`, given to `connection_made`. To be used only in the loop's thread. Observers (see
+    `reactor.trace`) are told of connections only.
     """
 
     def __init__(self, loop: Loop, sock: DatagramSocket, factory: Callable[[], Any], options: Options) -> None:
@@ -106,7 +107,8 @@ class Datagram:
         self._interest: int | None = None
         self._gathered = self._writing_paused = False
         self._begun = self._over = self._displaced = False
-        self._ended_by: str | None = None
+        self._closing = False
+        self._ended_by: str | None = None  # the user's call that ended it, for the error that a later send gets
         self._reason: Exception | None = None
         # Not told yet: errors, and how many datagrams found the queue full.
         self._untold: deque[Exception] = deque()
@@ -143,20 +145,21 @@ class Datagram:
         ValueError for a name, because its look-up would block. An empty datagram is sent, too. What is lost here is
         told in `error_received`. Raises WriteAfterEnd after `close`, `abort` or `connection_lost`: nobody would hear.
         """
-        view = as_view(data)
+        if type(data) is not bytes:
+            data = as_view(data)
         if self._ended_by is not None:
-            raise WriteAfterEnd(f"sendto() of {len(view)} bytes refused: {self!r} was ended by {self._ended_by}")
+            raise WriteAfterEnd(f"sendto() of {len(data)} bytes refused: {self!r} was ended by {self._ended_by}")
         if self._connected:
             if addr is not None and addr != self._remote:
                 raise ValueError(f"{self!r} sends to its remote address only, not to {addr!r}")
         elif addr != self._known or addr is None:
-            if not self._loop.system.is_sendable(self._family, addr):
+            if not is_sendable(self._family, addr):
                 raise ValueError(f"{self!r} sends to a numeric address of its family, not to {addr!r}")
             self._known = addr
         if self._over:
             self._unsent += 1
-        elif self._queue or not self._give(view, addr):
-            self._put_off(bytes(view), addr)
+        elif self._queue or not self._give(data, addr):
+            self._put_off(bytes(data), addr)  # no copy of what is bytes already
 
     def _put_off(self, data: bytes, addr: SocketAddress) -> None:
         size = len(data) + OVERHEAD_BYTES
@@ -169,7 +172,7 @@ class Datagram:
         self._queue_bytes += size
         self._gather()
 
-    def _give(self, data: Buffer, addr: SocketAddress) -> bool:
+    def _give(self, data: bytes | memoryview, addr: SocketAddress) -> bool:
         """Offers one datagram to the kernel; False when it must wait."""
         before: int | None = None
         for _ in range(2 if self._connected and self._inet else 1):
@@ -195,7 +198,10 @@ class Datagram:
         return True
 
     def _send_queue(self) -> None:
-        """Offers what waits, in order, until the kernel takes no more or the budget of one turn is used up."""
+        """Offers what waits, in order, until the kernel takes no more or the budget of one turn is used up.
+
+        A full Unix receiver is asked once, and costs no budget: those behind it would else never have their turn.
+        """
         self._stop_asking()
         one_fate = self._inet or self._connected
         full: set[SocketAddress] = set()
@@ -206,17 +212,16 @@ class Datagram:
             if addr in full:
                 kept.append(item)
                 continue
-            budget -= 1
-            size = len(data) + OVERHEAD_BYTES
             if self._give(data, addr):
-                self._queue_bytes -= size
+                budget -= 1
+                self._queue_bytes -= len(data) + OVERHEAD_BYTES
                 continue
             kept.append(item)
             full.add(addr)
             if one_fate:
                 break
         self._queue.extendleft(reversed(kept))
-        if full and not one_fate:
+        if full and budget and not one_fate:
             self._ask_again = self._loop.set_timer(self._loop.now + _ASK_AGAIN, self, self._on_writable)
 
     def _stop_asking(self) -> None:
@@ -247,10 +252,10 @@ class Datagram:
             self._protocol.resume_writing()
 
     def _may_tell_flow(self) -> bool:
-        return self._begun and self._ended_by is None and not self._over
+        return self._begun and not self._closing and not self._over
 
     def _after_sending(self) -> None:
-        if self._ended_by is not None and not self._queue:
+        if self._closing and not self._queue:
             self._end(None)
         else:
             self._refresh()
@@ -358,11 +363,13 @@ class Datagram:
         `connection_lost(None)` comes when everything was given to the kernel; FlushTimeout when the kernel has taken
         nothing for `Deadlines.flush` seconds.
         """
-        if self._ended_by is not None:
+        self._ended_by = self._ended_by or "close()"
+        self._close()
+
+    def _close(self) -> None:
+        if self._closing or self._over:
             return
-        self._ended_by = "close()"
-        if self._over:
-            return
+        self._closing = True
         if not self._queue:
             self._end(None)
             return
@@ -385,7 +392,7 @@ class Datagram:
 
     def is_closing(self) -> bool:
         """Whether the end has begun."""
-        return self._ended_by is not None or self._over
+        return self._closing or self._over
 
     def cut(self, exc: Exception) -> None:
         """The reactor's own end."""
@@ -397,12 +404,13 @@ class Datagram:
             return
         draining = getattr(self._protocol, "draining", None)
         if draining is None or getattr(draining, "__func__", None) is DatagramProtocol.draining:
-            self.close()
+            # Not `close()`: nobody but us knows of this end yet, so others may go on sending until connection_lost.
+            self._close()
             return
         try:
             draining()
         except Exception:
-            self.close()
+            self._close()
             raise
 
     def abandon(self) -> None:
@@ -444,6 +452,7 @@ class Datagram:
         else:
             self._loop.system.close_listening(self._socket)
         self._ended_by = self._ended_by or "connection_lost()"
+        self._loop.totals.datagrams_unsent += self._unsent
         self._tell_errors()
         protocol, self._protocol = self._protocol, None
         if protocol is not None:
@@ -453,7 +462,7 @@ class Datagram:
         """The one place that tells the poller what we wait for."""
         if self._interest is None:
             return  # not begun, or over
-        wanted = READ if self._ended_by is None else 0
+        wanted = 0 if self._closing else READ
         if self._queue and self._ask_again is None:
             wanted |= WRITE
         if wanted == self._interest:

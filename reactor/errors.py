@@ -25,7 +25,7 @@ class Misuse(ReactorError, RuntimeError):
 
 
 class WriteAfterEnd(Misuse):
-    """`write` after your own `write_eof`, `close` or `abort`, or after `connection_lost`: the bytes would be lost."""
+    """`write` or `sendto` after your own `write_eof`, `close` or `abort`, or after `connection_lost`: refused."""
 
 
 class ReactorClosed(Misuse):
@@ -53,7 +53,7 @@ class TLSTruncated(ReactorError, ConnectionError):
 
 
 class QueueOverflow(ReactorError, ConnectionError):
-    """More than `Limits.queue_bytes` waited for a peer that reads too slowly; the connection was reset."""
+    """More than the limit waited for a peer that reads too slowly; the connection was reset (a datagram: dropped)."""
 
 
 class Unacknowledged(ReactorError, ConnectionError):

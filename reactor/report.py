@@ -70,6 +70,8 @@ class Totals:
     # Of those connections whose kernel could tell.
     unacknowledged: int = 0
     discarded: int = 0
+    # Datagrams that endpoints had taken and never gave to the kernel.
+    datagrams_unsent: int = 0
 
     def add(self, report: Report) -> None:
         """Counts one more connection."""
@@ -116,11 +118,13 @@ class DrainSummary:
     @property
     def clean(self) -> bool:
         """Finished, and nothing was lost."""
-        return self.finished and not self.ended.lost
+        return self.finished and not self.ended.lost and not self.ended.datagrams_unsent
 
     def __str__(self) -> str:
         ended = self.ended
         words = f"drained in {self.seconds:.1f} s: {ended.ended_in_order} connections ended in order"
         if ended.lost:
             words += f", {ended.lost} not; {ended.unsent} bytes unsent, {ended.unacknowledged} unacknowledged"
+        if ended.datagrams_unsent:
+            words += f"; {ended.datagrams_unsent} datagrams unsent"
         return words

@@ -116,6 +116,24 @@ def check_port(port: object) -> int:
     return port
 
 
+def is_sendable(family: int, address: object) -> bool:
+    """Whether a datagram can be sent there without asking anybody: numbers, or a Unix path."""
+    if family == socket.AF_UNIX:
+        return isinstance(address, (str, bytes))
+    if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if family == socket.AF_INET6 else 2):
+        return False
+    host, *numbers = address
+    # Port, and for v6 the flow and the scope.
+    limits = zip(numbers, _MOST_IN_ADDRESS, strict=False)
+    if any(type(number) is not int or not 0 <= number <= most for number, most in limits):
+        return False
+    try:
+        socket.inet_pton(family, host.partition("%")[0])
+    except (OSError, ValueError, AttributeError):
+        return False
+    return True
+
+
 class System:
     """The machine's own kernel."""
 
@@ -423,23 +441,6 @@ class System:
             return sock.getpeername()
         except OSError:
             return None
-
-    def is_sendable(self, family: int, address: object) -> bool:
-        """Whether a datagram can be sent there without asking anybody: numbers, or a Unix path."""
-        if family == socket.AF_UNIX:
-            return isinstance(address, (str, bytes))
-        if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if family == socket.AF_INET6 else 2):
-            return False
-        host, *numbers = address
-        # Port, and for v6 the flow and the scope.
-        limits = zip(numbers, _MOST_IN_ADDRESS, strict=False)
-        if any(type(number) is not int or not 0 <= number <= most for number, most in limits):
-            return False
-        try:
-            socket.inet_pton(family, host.partition("%")[0])
-        except (OSError, ValueError, AttributeError):
-            return False
-        return True
 
     # The end of a connection
 

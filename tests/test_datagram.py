@@ -132,6 +132,16 @@ class Place:
         turn_until(self.reactor, came)
         return got[0]
 
+    def fill(self, receiver: socket.socket) -> int:
+        """Sends until a Unix receiver takes no more; how many it holds."""
+        filler = self.raw()
+        for count in range(10_000):
+            try:
+                filler.sendto(b"", receiver.getsockname())
+            except BlockingIOError:
+                return count
+        raise AssertionError("it took everything")
+
     def nobody(self):
         """An address at which nobody receives."""
         sock = self.raw()
@@ -274,6 +284,22 @@ def test_a_busy_endpoint_lets_the_others_have_their_turn(udp):
     assert before == [3, 6, 7]
 
 
+def test_a_long_queue_lets_the_others_have_their_turn(unix):
+    """No more of it is sent in a turn than the budget."""
+    receiver = unix.raw()
+    sender = unix.open(remote=receiver.getsockname(), options=Options(datagrams=Datagrams(sends_per_flush=2)))
+    held = unix.fill(receiver)
+    for _ in range(5):
+        sender.endpoint.sendto(b"x")
+    for _ in range(held):
+        receiver.recv(100)
+    sent = []
+    for _ in range(3):
+        unix.reactor.run_once(1)
+        sent.append(sender.endpoint.report.sent)
+    assert sent == [2, 4, 5]
+
+
 # What is lost is told
 
 
@@ -336,8 +362,12 @@ def test_the_longest_datagram_passes_and_a_longer_one_is_told(udp):
 def test_an_error_before_the_end_is_told_before_the_end(udp):
     """Also when the endpoint was closed in the same call."""
     client = udp.open(remote=udp.raw().getsockname())
-    client.endpoint.sendto(bytes(65508))
-    client.endpoint.close()
+
+    def last_act():
+        client.endpoint.sendto(bytes(65508))
+        client.endpoint.close()
+
+    udp.reactor.call_soon(last_act)
     turn_until(udp.reactor, lambda: client.ended)
     assert client.calls == ["connection_made", "error_received", "connection_lost"]
 
@@ -404,17 +434,47 @@ def test_one_full_receiver_holds_up_nobody_else(unix):
     """On an unconnected Unix socket what waits for one is passed by the others, and the loop does not spin."""
     stuck, free = unix.raw(), unix.raw()
     sender = unix.open()
-    while not sender.endpoint.get_write_buffer_size():
-        sender.endpoint.sendto(b"a", stuck.getsockname())
+    held = unix.fill(stuck)
+    for number in range(5):
+        sender.endpoint.sendto(b"%d" % number, stuck.getsockname())
     sender.endpoint.sendto(b"b", free.getsockname())
-    sender.endpoint.sendto(b"last", stuck.getsockname())
     assert unix.receive(free)[0] == b"b"
     turns = unix.reactor.turns
     unix.reactor.call_later(0.1, unix.reactor.stop)
     unix.reactor.run()
     assert unix.reactor.turns - turns < 20
-    got = [unix.receive(stuck)[0] for _ in range(sender.endpoint.report.taken - 1)]
-    assert got[-1] == b"last"
+    sender.endpoint.close()
+    got = [unix.receive(stuck)[0] for _ in range(held + 5)]
+    assert got[held:] == [b"0", b"1", b"2", b"3", b"4"]
+    turn_until(unix.reactor, lambda: sender.ended)
+    assert sender.lost is None
+
+
+def test_what_waits_for_a_full_receiver_keeps_its_order(unix):
+    """Asked in vain once, then sent."""
+    receiver, sender = unix.raw(), unix.open()
+    held = unix.fill(receiver)
+    for data in (b"1", b"2", b"3"):
+        sender.endpoint.sendto(data, receiver.getsockname())
+    unix.reactor.run_once(1)
+    assert sender.endpoint.report.sent == 0
+    for _ in range(held):
+        receiver.recv(100)
+    assert [unix.receive(receiver)[0] for _ in range(3)] == [b"1", b"2", b"3"]
+
+
+def test_more_full_receivers_than_a_turn_sends_hold_up_nobody(unix):
+    """A receiver that is asked in vain costs none of the budget, and a long queue behind it needs no waiting."""
+    sender = unix.open(options=Options(datagrams=Datagrams(sends_per_flush=2)))
+    for _ in range(3):
+        full = unix.raw()
+        unix.fill(full)
+        sender.endpoint.sendto(b"x", full.getsockname())
+    assert sender.endpoint.report.sent == 0
+    free = unix.raw()
+    for number in range(8):
+        sender.endpoint.sendto(b"%d" % number, free.getsockname())
+    assert [unix.receive(free)[0] for _ in range(8)] == [b"%d" % number for number in range(8)]
 
 
 # Ending
@@ -433,6 +493,8 @@ def test_close_sends_what_waits_and_receives_no_more(unix):
     with pytest.raises(WriteAfterEnd, match=r"ended by close\(\)"):
         sender.endpoint.sendto(b"late")
     receiver.sendto(b"unheard", address_of(sender))
+    unix.reactor.run_once(0)
+    unix.reactor.run_once(0)
     got = [unix.receive(receiver)[0] for _ in range(sender.endpoint.report.taken)]
     turn_until(unix.reactor, lambda: sender.ended)
     assert got[-1] == b"last"
@@ -492,6 +554,23 @@ def test_a_drain_asks_endpoints_to_end(place):
     assert protocol.lost is None
 
 
+def test_a_drain_leaves_the_others_their_say(unix):
+    """Who does not know of the end yet may send until `connection_lost`; what waits is sent."""
+    receiver = unix.raw()
+    sender = unix.open(remote=receiver.getsockname())
+    while not sender.endpoint.get_write_buffer_size():
+        sender.endpoint.sendto(b"x")
+    unix.reactor.call_soon(unix.reactor.drain, 5)
+    turn_until(unix.reactor, sender.endpoint.is_closing)
+    sender.endpoint.sendto(b"last")
+    got = [unix.receive(receiver)[0] for _ in range(sender.endpoint.report.taken)]
+    assert got[-1] == b"last"
+    turn_until(unix.reactor, lambda: sender.ended)
+    assert sender.lost is None
+    with pytest.raises(WriteAfterEnd, match=r"connection_lost\(\)"):
+        sender.endpoint.sendto(b"late")
+
+
 def test_a_drain_cuts_an_endpoint_that_does_not_end(unix):
     """At the deadline, with what it lost."""
 
@@ -518,7 +597,6 @@ def test_an_endpoint_closed_before_it_began_makes_no_protocol(udp):
     udp.reactor.run()
 
 
-@pytest.mark.logs_errors
 def test_a_descriptor_closed_by_somebody_else_is_told(udp):
     """It ends the endpoint, with EBADF, at the next use."""
     protocol = udp.open(remote=udp.raw().getsockname())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
-from reactor import Aborted, DrainSummary, Misuse, Reactor, Unsent
+from reactor import Aborted, DatagramProtocol, DrainSummary, Misuse, Reactor, Unsent
 from tests.helpers import Recorder, Server, turn_until
 from tests.test_connection import BIG, SMALL_BUFFERS
 
@@ -241,3 +243,19 @@ def test_a_stop_under_run_once_does_not_stop_a_later_drain(reactor):
         peer.fin()
         assert reactor.drain(5).finished
     assert protocol.ended
+
+
+def test_datagrams_that_a_drain_could_not_send_are_not_called_clean(reactor, tmp_path):
+    """A full receiver at the deadline: the endpoint is cut, and the summary counts what it held."""
+    full = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with full:
+        full.bind(str(tmp_path / "full"))
+        endpoint = reactor.datagram(DatagramProtocol, remote_path=tmp_path / "full")
+        turn_until(reactor, lambda: endpoint.get_protocol() is not None)
+        while endpoint.get_write_buffer_size() == 0:
+            endpoint.sendto(b"x")
+        summary = reactor.drain(0.1)
+    assert summary.finished
+    assert not summary.clean
+    assert summary.ended.datagrams_unsent == endpoint.report.unsent > 0
+    assert "datagrams unsent" in str(summary)

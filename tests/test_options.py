@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from reactor import Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
+from reactor import Datagrams, Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,8 @@ from reactor import Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
         (lambda: Sockets(nodelay=1), "Sockets.nodelay"),
         (lambda: Sockets(user_timeout=-3), "Sockets.user_timeout"),
         (lambda: Options(linger="no"), "Options.linger"),
+        (lambda: Datagrams(queue_bytes=0), "Datagrams.queue_bytes"),
+        (lambda: Datagrams(broadcast=1), "Datagrams.broadcast"),
     ],
 )
 def test_a_bad_value_is_refused_by_name(make, message):

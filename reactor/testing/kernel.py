@@ -36,11 +36,15 @@ from reactor import options as opt
 from reactor import pollers
 from reactor.pollers import ERROR, HANGUP
 from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
+from reactor.system import DatagramSocket as SystemDatagramSocket
 from reactor.testing.faults import DescriptorLimit, Fault
 from reactor.testing.links import Link
 from reactor.testing.peer import Acceptor, Peer
 from reactor.testing.sockets import (
     SYN_PATIENCE,
+    UNIX_BUFFER,
+    WILDCARDS,
+    DatagramSocket,
     Listening,
     SimulatedSocket,
     StreamSocket,
@@ -56,8 +60,6 @@ if TYPE_CHECKING:
 _FIRST_DESCRIPTOR = 3
 # RFC 6335: the range from which kernels pick.
 _FIRST_FREE_PORT = 49152
-# Linux: net.core.wmem_default, for a Unix socket.
-_UNIX_BUFFER = 212992
 # Polls without the clock moving: more than any burst of work needs, and soon over.
 _SPIN = 100_000
 _SIGNALS = {"SIGINT": 2, "SIGTERM": 15}
@@ -163,7 +165,7 @@ class SimulatedPoller:
 class SimulatedSystem(System):
     """Everything the reactor asks of the operating system, answered by a model of one.
 
-    `link` is the line of every TCP connection. `faults` may be changed at any time by assigning it anew.
+    `link` is the line of every TCP connection and UDP datagram. `faults` may be changed at any time: assign it anew.
     """
 
     def __init__(self, seed: int = 0, *, link: Link | None = None, faults: Iterable[Fault] = (), now: float = 0.0):
@@ -182,6 +184,7 @@ class SimulatedSystem(System):
         self._next_descriptor = _FIRST_DESCRIPTOR
         self._next_port = _FIRST_FREE_PORT
         self._bound: dict[object, Listening] = {}
+        self._bound_datagrams: dict[object, DatagramSocket] = {}
         # What will happen, by time and order; and what happens before the present call returns.
         self._coming: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = 0
@@ -227,6 +230,13 @@ class SimulatedSystem(System):
         for end in ends:
             self.give_descriptor(end)
         return ends
+
+    def datagram_socket(self, local: SocketAddress, remote: SocketAddress = None) -> DatagramSocket:
+        """A scripted datagram socket for the other side: `sendto`, `recvfrom` (BlockingIOError: nothing came), `close`.
+
+        `local` is as for `Reactor.datagram`, or a Unix socket's path.
+        """
+        return self._bind_datagram(local, remote, self.link)
 
     def _two_ends(self, unix: bool, link: Link) -> tuple[StreamSocket, StreamSocket]:
         ours: StreamSocket
@@ -349,6 +359,17 @@ class SimulatedSystem(System):
                 if end is not None:
                     self.after(end.patience, end.gave_up, 1)
 
+    def post_datagram(self, sender: DatagramSocket, function: Callable[..., object], *args: Any) -> None:
+        """A datagram leaves: it calls `function` where it arrives, in no order kept; or it is lost."""
+        link = sender.link
+        if link.loss and self.chance(link.loss):
+            return
+        delay = link.latency + (link.jitter * self._random.random() if link.jitter else 0.0)
+        if delay > 0:
+            self.after(delay, function, *args)
+        else:
+            self._immediate.append((function, args))
+
     def at_once(self, function: Callable[..., object], *args: Any) -> None:
         """Calls it before the present call into the kernel returns to the program."""
         self._immediate.append((function, args))
@@ -456,8 +477,8 @@ class SimulatedSystem(System):
             raise os_error(errno.ENOENT)
         if listener.full:
             raise os_error(errno.EAGAIN)
-        ours = UnixSocket(self, "", path, _UNIX_BUFFER)
-        child = UnixSocket(self, path, "", _UNIX_BUFFER)
+        ours = UnixSocket(self, "", path, UNIX_BUFFER)
+        child = UnixSocket(self, path, "", UNIX_BUFFER)
         ours.peer, child.peer = child, ours
         if listener.options is not None:
             _size(child, listener.options)
@@ -474,6 +495,87 @@ class SimulatedSystem(System):
             _size(sock, listener.options)
         return sock
 
+    # Datagrams
+
+    def _bind_datagram(self, local: SocketAddress, remote: SocketAddress, link: Link) -> DatagramSocket:
+        where = remote if local is None else local
+        if isinstance(where, tuple):
+            family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+            port = 0 if local is None else local[1]
+            rest = (0, 0) if family == socket.AF_INET6 else ()
+            name: SocketAddress = (where[0], port or self.free_port(), *rest)
+            remote = None if remote is None else (*remote[:2], *rest)
+        else:
+            family = socket.AF_UNIX
+            # Without a path it has no name; with an empty one the kernel makes one up.
+            name = b"\0%05x" % self.free_port() if local == "" else local or ""
+        sock = DatagramSocket(self, family, name, link)
+        if name:
+            if _key(name) in self._bound_datagrams:
+                raise os_error(errno.EADDRINUSE)
+            self._bound_datagrams[_key(name)] = sock
+        if family == socket.AF_UNIX and remote is not None and self.datagram_at(remote, sock) is None:
+            self.unbind_datagram(sock)
+            raise os_error(errno.ENOENT)
+        sock.remote = remote
+        return sock
+
+    def unbind_datagram(self, sock: DatagramSocket) -> None:
+        if self._bound_datagrams.get(_key(sock.local)) is sock:
+            del self._bound_datagrams[_key(sock.local)]
+
+    def datagram_at(
+        self, address: SocketAddress, sender: DatagramSocket, source: SocketAddress = None
+    ) -> DatagramSocket | None:
+        """Who receives there what `sender` sends; a connected UDP socket hears only its remote (`source`)."""
+        found = self._bound_datagrams.get(_key(address))
+        if found is None and isinstance(address, tuple):
+            wildcard = WILDCARDS[sender.family == socket.AF_INET6]
+            found = self._bound_datagrams.get((wildcard, address[1]))
+        if found is None or found.family != sender.family:
+            return None
+        if source is not None and found.remote is not None and _key(found.remote) != _key(source):
+            return None
+        return found
+
+    def room_for_datagrams(self, receiver: DatagramSocket) -> None:
+        """A Unix receiver has read: those connected to it may send again."""
+        for sock in self.descriptors.values():
+            if isinstance(sock, DatagramSocket) and sock.remote is not None and sock.remote == receiver.local:
+                sock.touch()
+
+    # The seam: datagrams
+
+    def open_datagram(
+        self, local: Address | None, remote: Address | None, options: opt.Options
+    ) -> SystemDatagramSocket:
+        where = f"at {local}" if local is not None else f"to {remote}"
+        try:
+            if options.datagrams.groups:
+                raise OSError(errno.EOPNOTSUPP, "multicast is not simulated")
+            self.check_descriptors()
+            here, there = (None if one is None else one.sockaddr for one in (local, remote))
+            sock = self._bind_datagram(here, there, self.link)
+        except OSError as exc:
+            raise type(exc)(exc.errno, f"cannot receive datagrams {where}: {exc.strerror}") from exc
+        if options.sockets.send_buffer_bytes is not None:
+            sock.capacity = options.sockets.send_buffer_bytes
+        if options.sockets.receive_buffer_bytes is not None:
+            sock.receive_capacity = options.sockets.receive_buffer_bytes
+        self.give_descriptor(sock)
+        return sock
+
+    def datagram_peer(self, sock: SystemDatagramSocket) -> SocketAddress:
+        assert isinstance(sock, DatagramSocket)
+        return sock.remote
+
+    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
+        if not isinstance(sock, DatagramSocket):
+            raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
+        if sock.fd < 0:
+            self.give_descriptor(sock)
+        return sock
+
     # The seam: time, pollers, wake-ups
 
     def time(self) -> float:
@@ -485,7 +587,7 @@ class SimulatedSystem(System):
         return self._poller
 
     def pair(self) -> tuple[Socket, Socket]:
-        ends = UnixSocket(self, "", "", _UNIX_BUFFER), UnixSocket(self, "", "", _UNIX_BUFFER)
+        ends = UnixSocket(self, "", "", UNIX_BUFFER), UnixSocket(self, "", "", UNIX_BUFFER)
         for end, other in (ends, ends[::-1]):
             end.peer = other
             self.give_descriptor(end)
