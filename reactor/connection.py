@@ -371,13 +371,7 @@ class Connection:
 
         `low` is a quarter of `high` by default, `high` four times `low`; without either, the options' hold again.
         """
-        if high is None and low is None:
-            self._watermarks = self._options.watermarks
-        elif low is None:
-            assert high is not None
-            self._watermarks = Watermarks(high=high)
-        else:
-            self._watermarks = Watermarks(high=4 * low if high is None else high, low=low)
+        self._watermarks = self._options.watermarks.instead(high, low)
         if self._queue.size:
             self._gather()
 

@@ -30,7 +30,7 @@ import attrs
 from reactor.buffers import as_view
 from reactor.errors import TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.loop import Loop
-from reactor.options import Options, Watermarks
+from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
 from reactor.protocol import DatagramProtocol
 from reactor.system import DatagramSocket, SocketAddress, address_text, is_sendable
@@ -265,13 +265,7 @@ class Datagram:
 
         `low` is a quarter of `high` by default, `high` four times `low`; without either, the options' hold again.
         """
-        if high is None and low is None:
-            self._watermarks = self._options.watermarks
-        elif low is None:
-            assert high is not None
-            self._watermarks = Watermarks(high=high)
-        else:
-            self._watermarks = Watermarks(high=4 * low if high is None else high, low=low)
+        self._watermarks = self._options.watermarks.instead(high, low)
         if self._queue:
             self._gather()
 

@@ -55,6 +55,12 @@ class Watermarks:
         if value > self.high:
             raise ValueError(f"Watermarks.low ({value!r}) must not be above Watermarks.high ({self.high!r})")
 
+    def instead(self, high: int | None, low: int | None) -> Watermarks:
+        """As asyncio fills in what is left out: `low` is a quarter of `high`, `high` four times `low`; else these."""
+        if low is None:
+            return self if high is None else Watermarks(high=high)
+        return Watermarks(high=4 * low if high is None else high, low=low)
+
 
 @attrs.frozen(kw_only=True)
 class Limits:
