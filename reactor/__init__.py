@@ -18,6 +18,7 @@ from reactor.datagram import Datagram, DatagramReport
 from reactor.errors import (
     Aborted,
     ConnectFailed,
+    FileUnusable,
     FlushTimeout,
     HandshakeTimeout,
     IdleTimeout,
@@ -49,6 +50,7 @@ __all__ = [
     "Datagrams",
     "Deadlines",
     "DrainSummary",
+    "FileUnusable",
     "FlushTimeout",
     "Group",
     "Handle",

@@ -1,20 +1,45 @@
 """What waits to be sent: whole chunks, a running count, and no byte copied twice.
 
-A chunk is immutable once it is in the queue; what was partly sent stays as a view of the rest. The count is kept, never
-summed: a writer may ask for it on each write. An empty queue holds no container, because most connections are idle.
+A chunk is immutable once it is in the queue; what was partly sent stays as a view of the rest. A part of a file is a
+chunk, too, whose bytes stay in the file. The count is kept, never summed: a writer may ask for it on each write.
+Whoever has nothing to send shares one empty queue, because most connections are idle.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer  # the standard library has it from 3.12 on
 
-Chunk: TypeAlias = "bytes | memoryview"
+
+class FileRange:
+    """A part of an open file, which is sent from there. `release(fd)` is called when it is sent, or never will be."""
+
+    __slots__ = ("_release", "fd", "offset", "size")
+
+    def __init__(self, fd: int, offset: int, size: int, release: Callable[[int], None]) -> None:
+        self.fd = fd
+        self.offset = offset
+        self.size = size
+        self._release = release
+
+    def __len__(self) -> int:
+        return self.size
+
+    def advance(self, count: int) -> None:
+        """The first `count` bytes are sent."""
+        self.offset += count
+        self.size -= count
+
+    def close(self) -> None:
+        self._release(self.fd)
+
+
+Chunk: TypeAlias = "bytes | memoryview | FileRange"
 
 # Chunks in one sendmsg(2): Linux takes 1,024 (IOV_MAX); past some dozens a further one saves no system call worth it.
 CHUNKS_PER_SEND = 64
@@ -40,35 +65,48 @@ def as_view(data: Buffer) -> memoryview:
 class SendQueue:
     """A queue of chunks that goes out in pieces of the kernel's choosing."""
 
-    __slots__ = ("_chunks", "size")
+    __slots__ = ("_chunks", "_files", "size")
 
     def __init__(self) -> None:
+        # Of all chunks, in bytes.
         self.size = 0
-        self._chunks: deque[Chunk] | None = None
+        self._chunks: deque[Chunk] = deque()
+        self._files = 0
 
     def append(self, data: Chunk) -> None:
-        """Adds immutable bytes at the end. Empty ones leave no trace."""
-        if not data:
-            return
-        if self._chunks is None:
-            self._chunks = deque((data,))
-        else:
+        """Adds immutable bytes, or a part of a file, at the end. Empty bytes leave no trace."""
+        if data:
             self._chunks.append(data)
-        self.size += len(data)
+            self.size += len(data)
+            if type(data) is FileRange:
+                self._files += 1
+
+    @property
+    def files(self) -> int:
+        """How many parts of files there are."""
+        return self._files
+
+    def held(self) -> int:
+        """The bytes that are in memory: all but the files'."""
+        if not self._files:
+            return self.size
+        return sum(len(chunk) for chunk in self._chunks if type(chunk) is not FileRange)
 
     def head(self, limit_bytes: int) -> Sequence[Chunk]:
         """The first chunks, for one send: about `limit_bytes`, never none while something waits.
 
-        Small ones are joined to one, and stay so: copying them costs less than telling the kernel of each.
+        Small ones are joined to one, and stay so: copying them costs less than telling the kernel of each. A part of a
+        file comes alone, and whole.
         """
         chunks = self._chunks
-        if chunks is None:
+        if not chunks:
             return ()
+        if self._files:
+            return self._head_before_file(limit_bytes)
         if self.size <= JOIN_BYTES and len(chunks) > 1:
-            self._chunks = chunks = deque((b"".join(chunks),))
+            self._chunks = chunks = deque((b"".join(chunks),))  # type: ignore[arg-type]
         if len(chunks) == 1 or len(chunks[0]) >= limit_bytes:
-            only = chunks[0]
-            return (only if len(only) <= limit_bytes else memoryview(only)[:limit_bytes],)
+            return (_first(chunks[0], limit_bytes),)
         first = []
         for chunk in islice(chunks, CHUNKS_PER_SEND):
             if len(chunk) > limit_bytes:
@@ -77,21 +115,57 @@ class SendQueue:
             limit_bytes -= len(chunk)
         return first
 
+    def _head_before_file(self, limit_bytes: int) -> Sequence[Chunk]:
+        chunk = self._chunks[0]
+        return (chunk if type(chunk) is FileRange else _first(chunk, limit_bytes),)
+
     def advance(self, count: int) -> None:
         """Drops the first `count` bytes: the kernel has taken them."""
         assert 0 <= count <= self.size, f"{count} bytes taken out of {self.size}"
         self.size -= count
-        if not self.size:
-            self._chunks = None
-            return
         chunks = self._chunks
-        assert chunks is not None
-        while count >= len(chunks[0]):
-            count -= len(chunks.popleft())
+        while chunks and count >= len(chunks[0]):
+            chunk = chunks.popleft()
+            count -= len(chunk)
+            if type(chunk) is FileRange:
+                self._files -= 1
+                chunk.close()
         if count:
-            chunks[0] = memoryview(chunks[0])[count:]
+            first = chunks[0]
+            if type(first) is FileRange:
+                first.advance(count)
+            else:
+                chunks[0] = memoryview(first)[count:]  # type: ignore[arg-type]
+
+    def copy_to(self, other: SendQueue) -> int:
+        """Shows `other` the same chunks, none of them a file's; returns how many bytes that is."""
+        assert not self._files
+        for chunk in self._chunks:
+            other.append(chunk)
+        return self.size
 
     def clear(self) -> int:
         """Drops everything; returns how many bytes that was."""
-        dropped, self.size, self._chunks = self.size, 0, None
+        dropped = self.size
+        for chunk in self._chunks:
+            if type(chunk) is FileRange:
+                chunk.close()
+        self.size = self._files = 0
+        self._chunks.clear()
         return dropped
+
+
+def _first(chunk: Chunk, limit_bytes: int) -> Chunk:
+    if len(chunk) <= limit_bytes:
+        return chunk
+    return memoryview(chunk)[:limit_bytes]  # type: ignore[arg-type]
+
+
+class _Nothing(SendQueue):
+    """The queue of everybody who has none."""
+
+    def append(self, data: Chunk) -> None:
+        raise AssertionError("what waits needs a queue of its own: a bug in this library")
+
+
+EMPTY: SendQueue = _Nothing()

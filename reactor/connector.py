@@ -26,6 +26,7 @@ from reactor.options import Options
 from reactor.pollers import INVALID, WRITE
 from reactor.protocol import Protocol
 from reactor.racing import GiveUp, Race, Start, Wait, Win
+from reactor.secure import Secure
 from reactor.system import Address, Socket
 from reactor.timers import TimerHandle
 
@@ -189,9 +190,9 @@ class Connector:
         codec = None if self._make_codec is None else self._make_codec()  # first: when that raises, no socket is lost
         sock = self._attempts.pop(address).hand_over()
         self._stop_racing(losers)
-        failed = None if codec is None else partial(self._handshake_failed, address)
-        connection = Connection(self._loop, sock, address.sockaddr, self._options, "connected", None, failed, codec)
-        if codec is None:
+        secure = None if codec is None else Secure(codec, partial(self._handshake_failed, address))
+        connection = Connection(self._loop, sock, address.sockaddr, self._options, "connected", None, secure)
+        if secure is None:
             self._reached()
             self._loop.post(connection, connection.begin, self._factory)
         else:

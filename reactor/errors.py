@@ -1,8 +1,8 @@
 """Errors, sorted by whose fault they are, and what an errno means to a reactor.
 
 1. *Yours*, raised at once where the call was made: `Misuse` and its kinds. Nothing else happens.
-2. *This side's decision*, told once in `connection_lost`: `Aborted`, `FlushTimeout`, `IdleTimeout`, `QueueOverflow`,
-   `Unacknowledged`, `Unsent`.
+2. *This side's decision*, told once in `connection_lost`: `Aborted`, `FileUnusable`, `FlushTimeout`, `IdleTimeout`,
+   `QueueOverflow`, `Unacknowledged`, `Unsent`.
 3. *The network's or the peer's*, told once in `connection_lost` (or `connection_failed`): the kernel's own `OSError`
    (`ConnectionResetError`, `BrokenPipeError`, `TimeoutError` ...), `TLSTruncated`, OpenSSL's own `ssl.SSLError`, or
    `ConnectFailed`, which holds every cause.
@@ -62,6 +62,10 @@ class Unacknowledged(ReactorError, ConnectionError):
 
 class Unsent(ReactorError, ConnectionError):
     """The end was in order, but bytes written after the peer's FIN had ended both sides were never sent."""
+
+
+class FileUnusable(ReactorError, OSError):
+    """A file that `send_file` was sending became shorter, or could not be read; the connection was reset."""
 
 
 class ConnectFailed(ReactorError, ConnectionError):

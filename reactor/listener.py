@@ -21,6 +21,7 @@ from reactor.lifecycle import LINGER
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import INVALID, READ
+from reactor.secure import Secure
 from reactor.system import Socket, SocketAddress, address_text
 from reactor.timers import TimerHandle
 
@@ -170,8 +171,9 @@ class Listener:
                 raise
             self._accepted += 1
             self._connections += 1
-            failed = None if codec is None else partial(self._handshake_failed, address)
-            connection = Connection(loop, sock, address, self._options, "accepted", self._tell_ended, failed, codec)
+            secure = None if codec is None else Secure(codec, partial(self._handshake_failed, address))
+            connection = Connection(loop, sock, address, self._options, "accepted", self._tell_ended, secure)
+            # Not at once: the rest of this batch may be meant for who had the descriptor's number before.
             loop.post(connection, connection.begin, self._factory)
         if self._is_full():
             self._rest()

@@ -160,7 +160,7 @@ class Loop:
         # One may be added while they are served, by pause_writing, which comes at most once for each.
         while self.gathered:
             end = self.gathered.pop()
-            self._call(end, end.flush)
+            self.call(end, end.flush)
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         ends, readable = self.ends, pollers.READ
@@ -168,7 +168,7 @@ class Loop:
             end = ends.get(fd)
             if end is None:
                 continue
-            try:  # `_call`, written out: this is the hot path
+            try:  # `call`, written out: this is the hot path
                 if events == readable:
                     end.on_readable()
                 else:
@@ -182,26 +182,26 @@ class Loop:
             handle = self.timers.pop_due(self.now)
             if handle is None:
                 return
-            self._call(handle.owner, handle.run)
+            self.call(handle.owner, handle.run)
 
     def _run_posted(self) -> None:
         for _ in range(len(self._posted)):
             handle = self._posted.popleft()
-            self._call(handle.owner, handle.run)
+            self.call(handle.owner, handle.run)
 
     def _bury(self) -> None:
         if not self.dead:
             return
         while self.dead:
             end = self.dead.popleft()
-            self._call(end, end.bury)
+            self.call(end, end.bury)
         for starved in tuple(self.starved):
-            self._call(starved, starved.descriptor_freed)
+            self.call(starved, starved.descriptor_freed)
 
-    def _call(self, owner: Any, function: Callable[..., object]) -> None:
+    def call(self, owner: Any, function: Callable[..., object], *args: Any) -> None:
         """The one door to user code."""
         try:
-            function()
+            function(*args)
         except Exception as exc:
             owner.callback_failed(exc)
 
@@ -261,10 +261,12 @@ class Loop:
 
     def post(self, owner: Any, callback: Callable[..., object], *args: Any) -> Handle:
         """`call_soon` for somebody who is told of an exception."""
-        self.check_open("call_soon()")
+        if self._closed:
+            self.check_open("call_soon()")
         handle = Handle(owner, callback, args)
         self._posted.append(handle)
-        self.nudge()
+        if not self._turning:
+            self.nudge()
         return handle
 
     def set_timer(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
@@ -345,7 +347,7 @@ class Loop:
         try:
             for end in tuple(self.ends.values()):
                 if end is not self.waker:
-                    self._call(end, end.abandon)
+                    self.call(end, end.abandon)
             while self.dead:
                 self._bury()
         finally:

@@ -9,7 +9,9 @@ import attrs
 class Report:
     """Counts are in bytes. `None` means that this platform, or this kind of socket, cannot tell.
 
-    Always `written == accepted + unsent`, and `accepted == acknowledged + unacknowledged` where these are known.
+    Always `written == accepted + unsent`, and `accepted == acknowledged + unacknowledged` where these are known. Under
+    TLS it is plaintext that is counted, but for `discarded`; a record counts as accepted when the kernel has all of it,
+    and `acknowledged` is what is certain: less than the truth while the peer's TCP has not confirmed everything.
     """
 
     # What `connection_lost` was given: None when nothing was lost (or while the connection lives).
@@ -73,18 +75,20 @@ class Totals:
     # Datagrams that endpoints had taken and never gave to the kernel.
     datagrams_unsent: int = 0
 
-    def add(self, report: Report) -> None:
+    def add(
+        self, *, in_order: bool, received: int, discarded: int, written: int, unsent: int, unacknowledged: int
+    ) -> None:
         """Counts one more connection."""
         self.connections += 1
-        if report.reason is None:
+        if in_order:
             self.ended_in_order += 1
         else:
             self.lost += 1
-        self.received += report.received
-        self.written += report.written
-        self.unsent += report.unsent
-        self.unacknowledged += report.unacknowledged or 0
-        self.discarded += report.discarded
+        self.received += received
+        self.discarded += discarded
+        self.written += written
+        self.unsent += unsent
+        self.unacknowledged += unacknowledged
 
     def since(self, before: Totals) -> Totals:
         """What was added after `before`, an earlier copy."""

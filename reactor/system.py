@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import attrs
 
@@ -32,6 +32,8 @@ except ImportError:  # pragma: no cover (Windows)
 
 from reactor import options as opt
 from reactor import pollers
+from reactor.buffers import FileRange
+from reactor.errors import WAIT, FileUnusable
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -471,6 +473,48 @@ class System:
         count = int.from_bytes(answer, sys.byteorder)
         return None if count and sock.family == socket.AF_UNIX else count
 
+    # Files
+
+    def file_range(self, file: BinaryIO, offset: int, count: int | None) -> FileRange:
+        """A part of a regular file under a descriptor of its own. ValueError for what is none, or not in it."""
+        if type(offset) is not int or offset < 0 or not (count is None or (type(count) is int and count >= 0)):
+            raise ValueError(f"a part of a file has a place and a length, zero or more, not {offset!r} and {count!r}")
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"only a regular file can be sent, not {file!r}")
+        if count is None:
+            count = max(0, found.st_size - offset)
+        if offset + count > found.st_size:
+            raise ValueError(f"{file!r} has {found.st_size} bytes, not {count} from {offset} on")
+        return FileRange(os.dup(file.fileno()), offset, count, os.close)
+
+    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
+        """Lets the kernel take up to so much of it; returns how much it took.
+
+        The OSErrors of send(2); FileUnusable when there is less of the file than there was, or it cannot be read.
+        """
+        wanted = min(part.size, limit_bytes)
+        try:
+            sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
+        except OSError as exc:
+            if exc.errno in WAIT or exc.errno == errno.EPIPE:
+                raise
+            # A file system that cannot, a failing disk, or the socket's own error: this way tells which.
+            return sock.send(self.read_file(part, wanted))
+        if not sent:
+            raise _shrunk(part)
+        return sent
+
+    def read_file(self, part: FileRange, limit_bytes: int) -> bytes:
+        """The first bytes of it, at least one, into memory. FileUnusable, as above."""
+        try:
+            data = os.pread(part.fd, min(part.size, limit_bytes), part.offset)
+        except OSError as exc:
+            raise FileUnusable(exc.errno, f"a file that was being sent cannot be read: {exc.strerror}") from exc
+        if not data:
+            raise _shrunk(part)
+        return data
+
     def is_tcp(self, sock: Socket) -> bool:
         return sock.family in (socket.AF_INET, socket.AF_INET6)
 
@@ -545,6 +589,10 @@ class System:
 
 def _only_wake(number: int, frame: object) -> None:
     """The interpreter has written the number to the wake-up descriptor; the loop does the rest."""
+
+
+def _shrunk(part: FileRange) -> FileUnusable:
+    return FileUnusable(errno.EIO, f"a file that was being sent ends at {part.offset}, {part.size} bytes too early")
 
 
 def _with_port(address: Address, port: int) -> Address:

@@ -38,6 +38,8 @@ ROOMS = [
     "wakeup",
     "loop",
     # ends
+    "secure",
+    "life",
     "connection",
     "descriptor",
     "listener",

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from reactor import options as opt
 from reactor import pollers
+from reactor.buffers import FileRange
 from reactor.pollers import ERROR, HANGUP
 from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
 from reactor.system import DatagramSocket as SystemDatagramSocket
@@ -577,6 +578,9 @@ class SimulatedSystem(System):
         return sock
 
     # The seam: time, pollers, wake-ups
+
+    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
+        return sock.send(self.read_file(part, limit_bytes))
 
     def time(self) -> float:
         return self.now

@@ -271,7 +271,7 @@ def nobody_waits_until_the_queue_can_be_sent(patch):
 
 @broken("never quiet", 2, "tcp")
 def the_peers_fin_is_ignored(patch):
-    instead(patch, "_peer_ended", lambda original, self: None)
+    instead(patch, "peer_ended", lambda original, self: None)
 
 
 @broken("bytes were written, the report says", 3, "tcp")
@@ -290,7 +290,7 @@ def what_a_failure_left_unsent_is_not_counted(patch):
 
 @broken("the kernel said EAGAIN", 1, "tcp")
 def eagain_ends_the_connection(patch):
-    instead(patch, "_receive_failed", lambda original, self, exc: self._fail(exc))
+    instead(patch, "_receive_failed", lambda original, self, exc: self.fail(exc))
 
 
 @broken("never quiet", 3, "tcp")
@@ -300,7 +300,7 @@ def a_hang_up_is_ignored(patch):
 
 @broken("bytes that had arrived before the reset were not delivered", 4, "tcp")
 def the_peers_last_words_are_dropped_when_a_send_fails(patch):
-    instead(patch, "_send_failed", lambda original, self, exc: self._fail(exc))
+    instead(patch, "_send_failed", lambda original, self, exc: self.fail(exc))
 
 
 @broken("write() taken after our end", 2, "tcp")

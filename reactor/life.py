@@ -1,0 +1,553 @@
+"""A connection's state, and all that follows from it: its FIN, its deadlines, its end, its report.
+
+The state is `lifecycle`'s two words. `_move` alone assigns it and derives the rest: which reader serves the descriptor,
+our FIN, the deadlines, the end. `_refresh` alone tells the poller what we wait for. `Connection` adds the bytes:
+reading, writing, and what a user calls.
+
+An error is latched once, where it is first seen, because the kernel tells it only once (K5). After a failed send the
+queue is dropped, what the peer had said is still read, and only then comes `connection_lost` with that error (R5).
+No callback is ever called from inside a call that the user makes.
+
+Reading on costs little and saves the reply: closing a socket with unread input makes the kernel send a reset and throw
+our own unsent output away (RFC 9293, 3.10.4; K1, K2). Hence CLOSING and LINGER read, count and discard.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from reactor import lifecycle
+from reactor.buffers import EMPTY, SendQueue
+from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
+from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
+from reactor.lifecycle import CLOSED, LINGER, STARTING, Event, Input, Output, State
+from reactor.loop import Loop
+from reactor.options import Deadlines, Options, Watermarks
+from reactor.pollers import READ, WRITE
+from reactor.report import Report
+from reactor.system import Socket, SocketAddress, address_text
+from reactor.timers import TimerHandle
+from reactor.trace import Observer, Record
+
+if TYPE_CHECKING:
+    from reactor.secure import Secure
+
+logger = logging.getLogger("reactor")
+
+DELIVER, DISCARD, STOP_INPUT = Input.DELIVER, Input.DISCARD, Input.STOP
+ACCEPT, DRAIN, STOP_OUTPUT = Output.ACCEPT, Output.DRAIN, Output.STOP
+
+# Reads after a failed send, before the connection ends whatever else the peer may say: more than the largest usual
+# receive buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
+_LAST_READS = 256
+
+
+def ignore() -> None:
+    """The reader of a connection that reads nothing any more."""
+
+
+@attrs.define(eq=False, init=False, repr=False)
+class Life:
+    """What a connection is, apart from its bytes."""
+
+    _loop: Loop
+    _socket: Socket
+    _fd: int
+    _address: SocketAddress
+    _number: int
+    _options: Options
+    _watermarks: Watermarks
+    _read_bytes: int
+    _protocol: Any
+    _queue: SendQueue  # what was written and the kernel has not accepted; EMPTY, which all share, when that is nothing
+    _secure: Secure | None  # TLS, where there is any
+    _observer: Observer | None
+    _on_end: Callable[[], None] | None  # tells the listener that the connection is buried
+
+    # The life, and what `_derive` derives from it.
+    _state: State
+    on_readable: Callable[[], None]
+    _interest: int | None  # what the poller was told; None: nothing, the descriptor is not registered
+    _direct: bool  # may the first write of a turn go straight to the kernel?
+    _turn: int  # the turn in which a write last did
+
+    # What the user asked for.
+    _paused: bool
+    _ended_by: str | None  # the call that ended the output, for the error that a later write gets
+
+    # What is so.
+    _blocked: bool  # the kernel took less than was offered: wait until the socket is writable
+    _gathered: bool  # the loop will call `flush` before it sleeps
+    _bursting: bool  # ... and until then, what is written need only be queued
+    _writing_paused: bool  # pause_writing was told, and resume_writing not yet
+    _reason: Exception | None  # the first cause of an end that is not in order
+    _broken: bool  # nothing can be sent any more
+    _how: str | None  # how it ended
+    _fin_sent: bool
+    _displaced: bool  # the descriptor is somebody else's by now, or nobody's
+
+    # Counts, in bytes.
+    _received: int
+    _discarded: int
+    _accepted: int  # by the kernel
+    _unsent: int  # taken by `write`, never given to the kernel
+    _acknowledged: int  # when last asked
+
+    # Times, in the loop's seconds.
+    _read_at: float
+    _sent_at: float  # the kernel last took, or was last seen to have delivered, something
+    _since: float  # this state began
+    _stages: tuple[tuple[str, float], ...]
+    _watch: TimerHandle | None  # the next moment at which a deadline could have passed
+    _last_look: tuple[int | None, float] | None  # once buried: what was outstanding then, and when that was
+
+    def __init__(
+        self,
+        loop: Loop,
+        sock: Socket,
+        address: SocketAddress,
+        options: Options,
+        origin: str,
+        on_end: Callable[[], None] | None = None,
+        secure: Secure | None = None,
+    ) -> None:
+        self._loop = loop
+        self._socket = sock
+        self._fd = sock.fileno()
+        self._address = address
+        loop.connections_made += 1
+        self._number = loop.connections_made
+        self._options = options
+        self._watermarks = options.watermarks
+        self._read_bytes = options.limits.read_bytes
+        self._protocol = None
+        self._queue = EMPTY
+        self._secure = secure
+        self._observer = loop.observer
+        self._on_end = on_end
+        self._state = STARTING
+        self.on_readable = ignore
+        self._interest = None
+        self._direct = False
+        self._turn = -1
+        self._paused = False
+        self._ended_by = None
+        self._blocked = self._gathered = self._bursting = self._writing_paused = False
+        self._broken = self._fin_sent = self._displaced = False
+        self._reason = self._how = self._watch = self._last_look = None
+        self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
+        self._read_at = self._sent_at = self._since = loop.now
+        self._stages = ()
+        loop.admit(self._fd, self)  # type: ignore[arg-type]  # the subclass has the rest of an End
+        if self._observer is not None:
+            self._record(origin, detail=address_text(address))
+
+    def _record(self, what: str, count: int | None = None, detail: str = "") -> None:
+        if self._observer is not None:
+            self._observer(Record(self._loop.now, f"#{self._number}", what, count, detail))
+
+    # The one door to the state, and what is derived from it
+
+    def _move(self, event: Event) -> None:
+        before = self._state
+        state = lifecycle.after(before, event)
+        if state is before:
+            return
+        now = self._loop.look_at_clock()
+        secure = self._secure
+        if before is not STARTING or secure is not None:  # without a handshake it takes no time to speak of
+            self._stages += ((before.name, now - self._since),)
+        self._since = now
+        self._state = state
+        self._bursting = False
+        if before is STARTING and secure is not None and event is not lifecycle.STARTED:
+            secure.never_began(self._reason or Aborted(f"{self!r} was closed before it began"))
+        if state is CLOSED:
+            self._finish(before, event)
+        elif state.output is DRAIN and self._is_flushed():
+            self._move(lifecycle.DRAINED)
+        else:
+            if state.output is DRAIN and secure is not None:
+                self._gather()  # its close_notify; our FIN leaves behind it
+            elif state.output is STOP_OUTPUT and before.output is not STOP_OUTPUT:
+                self._send_fin()
+            self._derive()
+            if event is not lifecycle.PEER_EOF:  # what the protocol says to that decides; see `peer_ended`
+                self._refresh()
+            self._arm()
+            if self._state is LINGER:
+                self._record("lingering")
+                if not self._options.linger:
+                    self.end_linger()
+
+    def _is_flushed(self) -> bool:
+        """Whether the kernel has everything that was written, and TLS's own last words."""
+        return not self._queue.size and (self._secure is None or self._broken or self._secure.is_flushed())
+
+    def _send_fin(self) -> None:
+        if self._broken:
+            return
+        system = self._loop.system
+        try:
+            system.shutdown_output(self._socket)
+        except OSError as exc:
+            self._send_failed(system.error(self._socket) or exc)
+            return
+        self._fin_sent = True
+        self._record("our FIN")
+
+    def _derive(self) -> None:
+        """Chooses, at the transition, what the loop then calls without asking."""
+        state, secure = self._state, self._secure
+        if state is STARTING:
+            return  # a handshake reads by itself
+        if secure is not None and secure.shaking and state.input is not STOP_INPUT:
+            self.on_readable = secure.shake  # whatever becomes of the plaintext: what is queued waits for it
+        elif state.input is DISCARD:
+            self.on_readable = self._discard
+        elif state.input is DELIVER and not self._paused:
+            self.on_readable = self._reader()
+        else:
+            self.on_readable = ignore
+        self._direct = secure is None and not self._queue.size and self._may_write()
+
+    def _refresh(self) -> None:
+        """The one place that tells the poller what we wait for."""
+        if self._state is CLOSED:
+            return
+        wanted = 0 if self.on_readable is ignore or self._broken else READ
+        if self._blocked:
+            wanted |= WRITE
+        if wanted == self._interest or (self._interest is None and not wanted):
+            return
+        try:
+            if self._interest is None:
+                self._loop.poller.register(self._fd, wanted)
+            else:
+                self._loop.poller.modify(self._fd, wanted)
+            self._interest = wanted
+        except OSError:
+            self.displaced()
+
+    def _gather(self) -> None:
+        """`flush` is called before the loop sleeps."""
+        if not self._gathered:
+            self._gathered = True
+            self._bursting = bool(self._queue.size) and self._ended_by is None and self._may_write()
+            self._loop.gather(self)  # type: ignore[arg-type]
+
+    def _may_write(self) -> bool:
+        """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
+        spoiled = self._secure is not None and self._secure.spoiled
+        return self._state.output is ACCEPT and not self._broken and not spoiled
+
+    def is_reading(self) -> bool:
+        """Whether `data_received` may come."""
+        return self._state.input is DELIVER and not self._paused
+
+    # Failures
+
+    def displaced(self) -> None:
+        """The descriptor was closed behind the reactor's back (R14)."""
+        self._displaced = True
+        self.fail(OSError(errno.EBADF, f"the descriptor of {self!r} was closed by somebody else"))
+
+    def abandon(self) -> None:
+        """The loop closes."""
+        if self._secure is not None:
+            self._secure.on_failed = None
+        self._abort(Aborted(f"the reactor was closed; {self!r} was reset"))
+
+    def cut(self, exc: Exception) -> None:
+        """The reactor's own end: what lingers is left to the kernel, what still sends is reset."""
+        if self._state is LINGER:
+            self.end_linger()
+        else:
+            self._abort(exc)
+
+    def callback_failed(self, exc: Exception) -> None:
+        """A callback raised: logged, and the connection is reset with it."""
+        what = "raised" if self._state is CLOSED else "raised; the connection is reset"
+        logger.error("a callback of %r %s", self, what, exc_info=exc)
+        if self._state is CLOSED and self._last_look is None and self._reason is None:
+            # It had just ended in order, and the last word on that is the protocol's.
+            self._because(exc)
+            self._how = "reset"
+        self._abort(exc)
+
+    def fail(self, exc: Exception) -> None:
+        """The kernel told an error, and nothing more can be read."""
+        if self._state is not CLOSED:
+            self._break(exc)
+            self._move(lifecycle.FAILED)
+
+    def handshake_failed(self, exc: Exception) -> None:
+        """Nothing can be said here but OpenSSL's alert, which is sent as any last words are."""
+        self._because(exc)
+        self._unsent += self._queue.clear()
+        self._move(lifecycle.CLOSE)
+
+    def _abort(self, exc: Exception) -> None:
+        if self._state is not CLOSED:
+            self._break(exc)
+            self._move(lifecycle.ABORT)
+
+    def _send_failed(self, exc: OSError) -> None:
+        """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
+        if exc.errno == errno.EBADF:
+            self.displaced()
+        elif self._state is not CLOSED and not self._broken:
+            self._break(exc)
+            self._derive()
+            self._refresh()
+            self._loop.post(self, self._read_last_words, _LAST_READS)
+
+    def _read_last_words(self, reads_left: int) -> None:
+        if self._state is CLOSED:
+            return
+        before = self._received + self._discarded
+        if self.is_reading():
+            self._reader()()
+        elif self._state.input is not STOP_INPUT:
+            self._discard()
+        if reads_left and self._received + self._discarded > before:
+            self._loop.post(self, self._read_last_words, reads_left - 1)
+        else:
+            assert self._reason is not None
+            self.fail(self._reason)
+
+    def _break(self, exc: Exception) -> None:
+        """Keeps the first cause, and drops what can no longer be sent."""
+        self._because(exc)
+        self._broken = True
+        self._unsent += self._queue.clear()
+        if self._secure is not None:
+            self._secure.records.clear()
+        self._direct = self._bursting = self._blocked = False
+
+    def _because(self, exc: Exception) -> None:
+        if self._reason is None:
+            self._reason = exc
+            self._record("error", detail=f"{type(exc).__name__}: {exc}")
+
+    # The end
+
+    def _finish(self, before: State, event: Event) -> None:
+        """No event reaches this connection any more; it is buried at the end of the turn."""
+        if event is lifecycle.ABORT or (event is lifecycle.DEADLINE and before.output is DRAIN):
+            self._how = "reset"
+        elif self._broken:
+            self._how = "failed"
+        elif self._how is None:
+            self._how = "in order"
+        self.on_readable = ignore
+        self._direct = False
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._secure is not None:
+            self._secure.stop()
+        loop, registered = self._loop, self._interest is not None
+        self._interest = None
+        loop.doom(self)
+        loop.dismiss(self._fd, registered)
+
+    def bury(self) -> None:
+        """Looks at the socket for the last time, releases it, and tells the protocol. Called by the loop, once.
+
+        Whatever goes wrong with one of these, the next is done.
+        """
+        try:
+            self._look_for_the_last_time()
+        finally:
+            try:
+                self._release()
+            finally:
+                self._tell_the_end()
+
+    def _look_for_the_last_time(self) -> None:
+        loop = self._loop
+        if self._reason is None and self._unsent:
+            self._because(Unsent(f"{self._unsent} bytes written to {self!r} after its end had begun were not sent"))
+        outstanding = loop.system.outstanding(self._socket)
+        acknowledged = self._count_acknowledged(outstanding)
+        if self._reason is None and acknowledged != self._accepted:
+            # A reset that came after the peer's FIN is told by nothing else (K7).
+            hidden = loop.system.error(self._socket)
+            if hidden is not None:
+                self._because(hidden)
+                self._how = "failed"
+        self._last_look = (outstanding, loop.now)
+        loop.totals.add(
+            in_order=self._reason is None,
+            received=self._received,
+            discarded=self._discarded,
+            written=self._accepted + self._unsent,
+            unsent=self._unsent,
+            unacknowledged=0 if acknowledged is None else self._accepted - acknowledged,
+        )
+
+    def _release(self) -> None:
+        system = self._loop.system
+        if self._displaced:
+            system.forget(self._socket)
+        elif self._how == "reset":
+            self._record("our reset")
+            system.reset(self._socket)
+        else:
+            if self._how == "in order" and not self._fin_sent:
+                self._record("our FIN")
+            system.close(self._socket)
+
+    def _tell_the_end(self) -> None:
+        if self._observer is not None:
+            self._record("closed", detail=str(self.report))
+        self._ended_by = self._ended_by or "connection_lost()"
+        # Let go, so that neither waits for the garbage collector to find the circle they are in.
+        protocol, self._protocol = self._protocol, None
+        try:
+            if self._on_end is not None:
+                self._on_end()
+        finally:
+            if protocol is not None:
+                self._record("connection_lost")
+                protocol.connection_lost(self._reason)
+
+    # Deadlines
+
+    def _arm(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        look = next_look(self._state, *self._times())
+        if look is not None:
+            self._watch = self._loop.set_timer(look, self, self._check_deadlines, self._loop.now, self._accepted)
+
+    def _times(self) -> tuple[Deadlines, float, float, float, float]:
+        return self._options.deadlines, self._loop.now, self._read_at, self._sent_at, self._since
+
+    def _check_deadlines(self, armed_at: float, accepted_by_then: int) -> None:
+        self._watch = None
+        if self._accepted != accepted_by_then and not needs_acknowledgements(self._state):
+            # Something was sent, perhaps between two turns, when the loop's time stood still: never judge too early.
+            self._sent_at = max(self._sent_at, armed_at)
+        outstanding = None
+        if needs_acknowledgements(self._state):
+            outstanding = self._loop.system.outstanding(self._socket)
+            acknowledged = self._count_acknowledged(outstanding)
+            if acknowledged is not None and acknowledged > self._acknowledged:
+                self._acknowledged = acknowledged
+                self._sent_at = self._loop.now
+        which = passed(self._state, *self._times(), outstanding == 0)
+        deadlines = self._options.deadlines
+        if which is None:
+            self._arm()
+        elif which is Passed.HANDSHAKE:
+            self.handshake_late()
+        elif which is Passed.LINGERED:
+            self.end_linger(confirmed=outstanding == 0)
+        elif which is Passed.IDLE:
+            self._because(IdleTimeout(f"{self!r}: nothing received and nothing sent for {deadlines.idle} s"))
+            self._move(lifecycle.CLOSE)
+        else:
+            stalled = f"the peer took nothing for {deadlines.flush} s after our end"
+            slow = f"the peer did not take everything within {deadlines.flush_total} s after our end"
+            self._break(FlushTimeout(f"{self!r}: {stalled if which is Passed.STALLED else slow}"))
+            self._move(lifecycle.DEADLINE)
+
+    def handshake_late(self) -> None:
+        """The TLS handshake has had its time."""
+        late = HandshakeTimeout(f"{self!r}: no TLS handshake within {self._options.deadlines.handshake} s")
+        if self._state is STARTING:
+            self._break(late)
+            self._move(lifecycle.DEADLINE)
+        else:
+            self._abort(late)
+
+    def end_linger(self, confirmed: bool | None = None) -> None:
+        """Lingers no longer. What the peer's TCP has not confirmed by now is told, not assumed.
+
+        After a full silence that includes our FIN. Cut short, the bytes must do: what acknowledges the FIN may be under
+        way, for Linux delays it by up to 40 ms.
+        """
+        assert self._state is LINGER
+        if confirmed is None:
+            acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
+            confirmed = acknowledged == self._accepted
+        if not confirmed:
+            self._because(Unacknowledged(f"{self!r}: the peer did not confirm everything before we left"))
+            self._how = "cut"
+        self._move(lifecycle.DEADLINE)
+
+    # Looking
+
+    @property
+    def number(self) -> int:
+        """Counts the reactor's connections from 1, in the order in which they came."""
+        return self._number
+
+    @property
+    def state(self) -> State:
+        """The state, one of `reactor.lifecycle.STATES`; compare with `is`."""
+        return self._state
+
+    @property
+    def report(self) -> Report:
+        """What became of the bytes: as it stands, or, once buried, as it ended."""
+        if self._last_look is None:
+            outstanding, now = self._loop.system.outstanding(self._socket), self._loop.now
+        else:
+            outstanding, now = self._last_look
+        acknowledged = self._count_acknowledged(outstanding)
+        how = self._how or str(self._state)
+        return Report(
+            reason=self._reason,
+            how=how,
+            written=self._accepted + self._unsent + self._queue.size,
+            accepted=self._accepted,
+            acknowledged=acknowledged,
+            unacknowledged=None if acknowledged is None else self._accepted - acknowledged,
+            unsent=self._unsent + self._queue.size,
+            received=self._received,
+            discarded=self._discarded,
+            # At an end in order that follows the peer's, our FIN leaves with the descriptor.
+            fin_sent=self._fin_sent or how == "in order",
+            fin_acknowledged=(outstanding == 0 if outstanding is not None else None) if self._fin_sent else None,
+            stages=(*self._stages, (self._state.name, now - self._since)),
+        )
+
+    def _count_acknowledged(self, outstanding: int | None) -> int | None:
+        """Bytes that the peer's side has confirmed; None where nobody knows. Under TLS, at least so many."""
+        if not self._accepted:
+            return 0
+        if outstanding is None or (self._broken and not self._loop.system.is_tcp(self._socket)):
+            return None  # a Unix socket forgets what was unread when its peer dies
+        # Our FIN is the last thing sent, so while anything is outstanding, it is. Records are longer.
+        return max(0, self._accepted - max(0, outstanding - self._fin_sent))
+
+    def set_protocol(self, protocol: Any) -> None:
+        """The callbacks go to `protocol` from now on. It is not told `connection_made`."""
+        if self._protocol is None:
+            raise Misuse(f"set_protocol() refused: {self!r} has ended")
+        self._protocol = protocol
+
+    def get_protocol(self) -> Any:
+        """The protocol; None after `connection_lost`."""
+        return self._protocol
+
+    def __repr__(self) -> str:
+        queued = f" queued={self._queue.size}" if self._queue.size else ""
+        return f"<Connection #{self._number} {address_text(self._address)} {self._state}{queued}>"
+
+    # What `Connection` has: where the bytes are read
+
+    def _reader(self) -> Callable[[], None]:
+        raise NotImplementedError
+
+    def _discard(self) -> None:
+        raise NotImplementedError

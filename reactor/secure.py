@@ -1,0 +1,189 @@
+"""TLS in the life of one connection: the handshake, records out, plaintext in, and both ends.
+
+The send queue stays plaintext, so what a protocol is told of it (`get_write_buffer_size`, its report) is in the bytes
+it wrote. `seal` makes records of the queue's head only when the kernel has taken the records before; the plaintext in
+them leaves the queue when their last byte is taken. So whatever stands in the queue, a file too, is encrypted in order
+and a piece at a time, and our close_notify behind all of it.
+
+The handshake needs no state of its own: until it is complete, nothing is sealed, and what is read goes to `shake`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from reactor.buffers import FileRange, SendQueue
+from reactor.errors import TLSTruncated
+from reactor.timers import TimerHandle
+
+if TYPE_CHECKING:
+    import ssl
+
+    from reactor.connection import Connection
+    from reactor.tls import Codec
+
+
+class Secure:
+    """What a connection has besides, when it talks TLS."""
+
+    __slots__ = ("_codec", "_connection", "_ended", "_sealed", "_then", "deadline", "on_failed", "records", "shaking")
+
+    def __init__(self, codec: Codec, on_failed: Callable[[Exception], None] | None = None) -> None:
+        self._codec = codec
+        self._connection: Connection | None = None
+        self._then: Callable[[], object] | None = None
+        # Told when the connection ended before its protocol began: by its listener or connector.
+        self.on_failed = on_failed
+        # What the kernel is to get, and how much of the queue's head is in it.
+        self.records = SendQueue()
+        self._sealed = 0
+        # The handshake is under way; if it has a deadline apart from the connection's, that.
+        self.shaking = True
+        self.deadline: TimerHandle | None = None
+        # Our close_notify is among the records, or was sent.
+        self._ended = False
+
+    def begin(self, connection: Connection, then: Callable[[], object], sent_in_the_clear: SendQueue) -> None:
+        """Begins the handshake, behind what was queued before; `then()` is called when it is complete."""
+        self._connection, self._then = connection, then
+        self._sealed = sent_in_the_clear.copy_to(self.records)
+        self._codec.shake()
+        self.send_records()
+
+    @property
+    def _its(self) -> Connection:
+        assert self._connection is not None
+        return self._connection
+
+    # Reading
+
+    def reader(self) -> Callable[[], None]:
+        """What serves the descriptor while plaintext is wanted."""
+        return self.shake if self.shaking else self.read
+
+    def shake(self) -> None:
+        """Something came, and belongs to the handshake."""
+        connection = self._its
+        data = connection.receive()
+        if data is None:
+            return
+        if not data:
+            connection.fail(TLSTruncated(f"{connection!r}: the peer ended in the middle of the TLS handshake"))
+            return
+        try:
+            complete = self._codec.shake(data)
+        except OSError as exc:
+            self.stop()
+            connection.handshake_failed(exc)
+            return
+        self.send_records()
+        if complete and not connection.is_broken():
+            self.stop()
+            self.on_failed = None  # what fails from here on is not the handshake
+            connection.secured()
+            connection.post(self.go_on)  # what came behind the handshake in the same read
+            then, self._then = self._then, None
+            assert then is not None
+            then()
+
+    def read(self) -> None:
+        """Something came, and its plaintext is wanted."""
+        connection = self._its
+        data = connection.receive()
+        if data is None:
+            return
+        if data:
+            self.go_on(data)
+        elif self._codec.peer_ended:
+            self._tell_end()
+        else:
+            truncated = TLSTruncated(f"{connection!r}: the peer's TCP ended without close_notify")
+            connection.fail(connection.hidden_error() or truncated)
+
+    def go_on(self, data: bytes = b"") -> None:
+        """Delivers what has become complete. While reading is paused, what the codec holds waits there."""
+        connection = self._its
+        if not connection.is_reading():
+            return
+        try:
+            plaintext = self._codec.read(data)
+        except OSError as exc:
+            self.send_records()  # the alert that says why
+            connection.fail(exc)
+            return
+        self.send_records()
+        # Each in a call of its own, behind the data that came before.
+        if self._codec.peer_ended:
+            connection.post(self._tell_end)
+        elif self.spoiled:
+            connection.post(self.go_on)
+        if plaintext:
+            connection.deliver(plaintext)
+
+    def _tell_end(self) -> None:
+        """The peer's close_notify was read with its last data. While reading is paused, it waits, too."""
+        if self._its.is_reading():
+            self._its.peer_ended()
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """For looking (`getpeercert`, `cipher`), not for calling."""
+        return self._codec.ssl_object
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether what came was not TLS, or was tampered with: then nothing can be written any more, either."""
+        return self._codec.spoiled is not None
+
+    # Writing
+
+    def send_records(self) -> None:
+        """Sends what TLS itself has to say, while our side may still say anything."""
+        if not self._ended and not self._its.is_broken():
+            self.records.append(self._codec.take())
+            self._its.send_or_gather()
+
+    def has_more(self, queue: SendQueue, draining: bool) -> bool:
+        """Whether anything could be sent now. During the handshake the queue cannot."""
+        if self.records.size:
+            return True
+        return not self.shaking if queue.size else draining and not self._ended
+
+    def seal(self, queue: SendQueue, limit_bytes: int, read_file: Callable[[FileRange, int], bytes]) -> None:
+        """Makes records of the queue's first `limit_bytes`; behind an empty queue, the close_notify.
+
+        Only when `has_more`, and no records are left. The OSErrors of `read_file`, and ssl.SSLError.
+        """
+        for chunk in queue.head(limit_bytes):
+            data = read_file(chunk, limit_bytes) if isinstance(chunk, FileRange) else chunk
+            self.records.append(self._codec.encrypt(data))
+            self._sealed += len(data)
+        if not self._sealed:
+            self.records.append(self._codec.end())
+            self._ended = True
+            self.stop()
+
+    def open_sealed(self, queue: SendQueue) -> int:
+        """The kernel has taken all records: what was in them leaves the queue. Returns how much that was."""
+        count, self._sealed = self._sealed, 0
+        queue.advance(count)
+        return count
+
+    def is_flushed(self) -> bool:
+        """Whether the kernel has all of it, the close_notify included."""
+        return self._ended and not self.records.size
+
+    # The end
+
+    def stop(self) -> None:
+        """No handshake is under way any more: complete, failed, or not to be."""
+        self.shaking = False
+        if self.deadline is not None:
+            self.deadline.cancel()
+            self.deadline = None
+
+    def never_began(self, reason: Exception) -> None:
+        """The connection ends before its protocol began; whoever made it is told."""
+        if self.on_failed is not None:
+            self._its.post(self.on_failed, reason)
