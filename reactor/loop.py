@@ -18,6 +18,7 @@ import math
 import selectors
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from reactor import pollers
@@ -25,7 +26,7 @@ from reactor.errors import Misuse, ReactorClosed
 from reactor.report import Totals
 from reactor.system import System
 from reactor.timers import Handle, TimerHandle, Timers
-from reactor.trace import Observer, both, guarded
+from reactor.trace import Observer, Stopwatch, TurnObserver, both, guarded
 from reactor.wakeup import Waker
 
 logger = logging.getLogger("reactor")
@@ -92,6 +93,7 @@ class Loop:
         self.dead: deque[Mortal] = deque()
         self.starved: dict[Starved, None] = {}  # in order, as a set is not
         self.observer: Observer | None = None
+        self._stopwatch: Stopwatch | None = None
         self.timers = Timers()
         self.connections_made = 0
         self.totals = Totals()
@@ -142,17 +144,24 @@ class Loop:
 
     def _turn(self, timeout: float | None) -> None:
         self._turning = True
+        stopwatch = self._stopwatch
         try:
             if self.gathered:
                 self.look_at_clock()  # time may have passed since the last turn, if a host lends us its loop
                 self._send_gathered()
+            if stopwatch is not None:
+                stopwatch.wait()
             ready = self.poller.poll(self._patience(timeout))
             self.look_at_clock()
             self.turns += 1
+            if stopwatch is not None:
+                stopwatch.wake(self.now)
             self._serve(ready)
             self._fire_timers()
             self._run_posted()
             self._bury()
+            if stopwatch is not None:
+                stopwatch.end(self.turns, len(ready))
         finally:
             self._turning = False
 
@@ -163,13 +172,15 @@ class Loop:
             self.call(end, end.flush)
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
-        ends, readable = self.ends, pollers.READ
+        ends, readable, stopwatch = self.ends, pollers.READ, self._stopwatch
         for fd, events in ready:
             end = ends.get(fd)
             if end is None:
                 continue
             try:  # `call`, written out: this is the hot path
-                if events == readable:
+                if stopwatch is not None:
+                    stopwatch.timed(end, partial(end.on_events, events))
+                elif events == readable:
                     end.on_readable()
                 else:
                     end.on_events(events)
@@ -198,10 +209,13 @@ class Loop:
         for starved in tuple(self.starved):
             self.call(starved, starved.descriptor_freed)
 
-    def call(self, owner: Any, function: Callable[..., object], *args: Any) -> None:
+    def call(self, owner: Any, function: Callable[[], object]) -> None:
         """The one door to user code."""
         try:
-            function(*args)
+            if self._stopwatch is None:
+                function()
+            else:
+                self._stopwatch.timed(getattr(function, "__self__", owner), function)
         except Exception as exc:
             owner.callback_failed(exc)
 
@@ -326,6 +340,14 @@ class Loop:
         """Tells `observer` what happens to every connection that begins from now on (`reactor.trace`)."""
         observer = guarded(observer)
         self.observer = observer if self.observer is None else both(self.observer, observer)
+
+    def observe_turns(self, observer: TurnObserver, slow: float = 0.05) -> None:
+        """Tells `observer` of every turn, with the calls in it that took `slow` seconds or more (`trace.Turn`).
+
+        Replaces the one there was; one that raises is logged, and told no more. It costs two looks at the clock for
+        each call, and nothing where nobody observes.
+        """
+        self._stopwatch = Stopwatch(guarded(observer), slow, self.system.time)
 
     def fileno(self) -> int:
         """A descriptor that becomes readable when there is something to serve. OSError with poll and select."""

@@ -106,6 +106,11 @@ class Timers:
             self._cancelled -= 1
         return heap[0][0] if heap else None
 
+    def upcoming(self, most: int) -> list[TimerHandle]:
+        """The next live ones, in the order in which they are due; for looking."""
+        live = (entry for entry in self._heap if not entry[2].cancelled())
+        return [handle for _, _, handle in heapq.nsmallest(most, live)]
+
     def pop_due(self, now: float) -> TimerHandle | None:
         """The earliest live one that is due by `now`, taken out; None when there is none."""
         deadline = self.next_deadline()

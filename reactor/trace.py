@@ -1,4 +1,4 @@
-"""What happened to a connection, as records, and writers for people and for programs.
+"""What happened to a connection, or in a turn of the loop, as records; and writers for people and for programs.
 
 An observer is any callable that takes a `Record`. `reactor.observe(observer)` gives it what happens to every connection
 that begins afterwards; without one, nothing is recorded and nothing is paid. Records come in the order in which things
@@ -7,6 +7,9 @@ more: looking at a connection never ends it.
 
 Two kinds of record share one stream: the *wire* (`WIRE`: what crossed it, or was decided about it) and the *callbacks*
 (`CALLBACKS`: each method of the user's protocol, just before it is called).
+
+`reactor.observe_turns(observer)` gives it a `Turn` after each turn of the loop: how long it waited, how long it worked,
+and which calls took long, for whoever runs for long in a callback makes everybody else wait.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import attrs
 
@@ -55,7 +58,62 @@ class Record:
     detail: str = ""
 
 
+@attrs.frozen
+class SlowCall:
+    """A call that took long: what was called, in words, and for how many seconds it ran."""
+
+    what: str
+    seconds: float
+
+
+@attrs.frozen
+class Turn:
+    """One turn: when it woke, its number, the seconds it had waited and then worked, the descriptors it served."""
+
+    time: float
+    number: int
+    waited: float
+    worked: float
+    ready: int
+    slow: tuple[SlowCall, ...]
+
+
 Observer: TypeAlias = Callable[[Record], None]
+TurnObserver: TypeAlias = Callable[[Turn], None]
+
+
+class Stopwatch:
+    """Times the turns of a loop, and the calls in them, for an observer."""
+
+    def __init__(self, observer: TurnObserver, slow: float, time: Callable[[], float]) -> None:
+        self._observer = observer
+        self._least = slow
+        self._time = time
+        self._began = self._woke = 0.0
+        self._slow: list[SlowCall] = []
+
+    def wait(self) -> None:
+        """The turn begins to wait."""
+        self._began = self._time()
+
+    def wake(self, now: float) -> None:
+        """And has something to do."""
+        self._woke = now
+
+    def timed(self, what: object, function: Callable[[], object]) -> None:
+        """Makes one call; what it raises, this raises."""
+        began = self._time()
+        try:
+            function()
+        finally:
+            seconds = self._time() - began
+            if seconds >= self._least:
+                self._slow.append(SlowCall(repr(what), seconds))
+
+    def end(self, number: int, ready: int) -> None:
+        """The turn is over."""
+        slow, self._slow = tuple(self._slow), []
+        self._observer(Turn(self._woke, number, self._woke - self._began, self._time() - self._woke, ready, slow))
 
 
 def both(first: Observer, second: Observer) -> Observer:
@@ -68,11 +126,11 @@ def both(first: Observer, second: Observer) -> Observer:
     return tell
 
 
-def guarded(observer: Observer) -> Observer:
+def guarded(observer: Callable[[Any], None]) -> Callable[[Any], None]:
     """The same observer, until it raises."""
     listening = True
 
-    def tell(record: Record) -> None:
+    def tell(record: object) -> None:
         nonlocal listening
         if listening:
             try:

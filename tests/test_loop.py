@@ -612,3 +612,67 @@ def test_statistics_count(reactor):
     now = reactor.statistics()
     assert (now.connections, now.ended.connections, now.ended.received) == (0, 1, 3)
     assert now.turns == reactor.turns
+
+
+def test_turns_are_told_with_what_took_long_in_them(reactor):
+    """How long each waited and worked, and the calls that made everybody else wait; the others are not named."""
+    turns = []
+    reactor.observe_turns(turns.append, slow=0.02)
+    ours, theirs = socket.socketpair()
+
+    def work():
+        until = time.monotonic() + 0.03
+        while time.monotonic() < until:
+            pass
+
+    def read():
+        reactor.remove_reader(ours)
+        work()
+
+    with ours, theirs:
+        reactor.add_reader(ours, read)
+        theirs.send(b"x")
+        reactor.call_later(0.1, work)
+        reactor.call_later(0.2, lambda: None)
+        reactor.call_soon(lambda: None)
+        reactor.run()
+    slow = [(turn, call) for turn in turns for call in turn.slow]
+    assert len(slow) == 2
+    (first, served), (second, called) = slow
+    assert first.ready >= 1
+    assert first.worked >= served.seconds >= 0.03
+    assert served.what.startswith("<Descriptor")
+    assert "work" in called.what
+    assert [turn.number for turn in turns] == list(range(1, reactor.turns + 1))
+    assert second.waited > 0.02
+    assert sum(turn.waited for turn in turns) > 0.1
+
+
+def test_an_observer_of_turns_that_raises_is_told_no_more(reactor, caplog):
+    """It is logged, once, and the loop goes on."""
+    told = []
+
+    def observer(turn):
+        told.append(turn)
+        raise LookupError("looked too closely")
+
+    reactor.observe_turns(observer)
+    for delay in (0.0, 0.001, 0.002):
+        reactor.call_later(delay, lambda: None)
+    reactor.run()
+    assert len(told) == 1
+    assert "told no more" in caplog.text
+    caplog.clear()
+
+
+def test_what_a_watched_call_raises_is_told_as_ever(reactor, caplog):
+    """Watching changes nothing for whoever is watched."""
+    reactor.observe_turns(lambda turn: None)
+
+    def fail():
+        raise LookupError("as ever")
+
+    reactor.call_soon(fail)
+    reactor.run()
+    assert "as ever" in caplog.text
+    caplog.clear()

@@ -111,3 +111,13 @@ def test_handles_say_what_they_are():
     handle.cancel()
     assert "cancelled" in repr(handle)
     assert Timers().add(3.5, None, print).when() == 3.5
+
+
+def test_the_next_ones_can_be_looked_at():
+    """In the order in which they are due, without those that were cancelled; nothing is taken out."""
+    timers = Timers()
+    handles = {when: timers.add(when, None, print) for when in (5.0, 1.0, 3.0, 2.0, 4.0)}
+    handles[2.0].cancel()
+    assert [handle.when() for handle in timers.upcoming(3)] == [1.0, 3.0, 4.0]
+    assert len(timers) == 4
+    assert timers.upcoming(0) == []
