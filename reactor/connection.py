@@ -73,7 +73,8 @@ class Connection(Life):
         self._move(lifecycle.STARTED)
         if self._loop.draining:
             self._loop.post(self, self.drain)
-        self._record("connection_made")
+        if self._observer is not None:
+            self._record("connection_made")
         protocol.connection_made(self)
 
     # Writing
@@ -294,9 +295,6 @@ class Connection(Life):
             self._record("data_received", len(plaintext))
         self._protocol.data_received(plaintext)
 
-    def _reader(self) -> Callable[[], None]:
-        return self._deliver if self._secure is None else self._secure.reader()
-
     def _discard(self) -> None:
         try:
             data = self._socket.recv(self._read_bytes)
@@ -329,11 +327,13 @@ class Connection(Life):
         if hidden is not None:
             self.fail(hidden)
             return
-        self._record("peer FIN")
+        if self._observer is not None:
+            self._record("peer FIN")
         delivering = self._state.input is DELIVER
         self._move(lifecycle.PEER_EOF)
         if delivering:
-            self._record("eof_received")
+            if self._observer is not None:
+                self._record("eof_received")
             if not self._protocol.eof_received():
                 self._move(lifecycle.CLOSE)
         self._refresh()  # only now: most connections end with this, and the poller need not be told twice

@@ -211,10 +211,10 @@ class Life:
         elif state.input is DISCARD:
             self.on_readable = self._discard
         elif state.input is DELIVER and not self._paused:
-            self.on_readable = self._reader()
+            self.on_readable = self._deliver if secure is None else secure.read
         else:
             self.on_readable = ignore
-        self._direct = secure is None and not self._queue.size and self._may_write()
+        self._direct = secure is None and state.output is ACCEPT and not self._broken and not self._queue.size
 
     def _refresh(self) -> None:
         """The one place that tells the poller what we wait for."""
@@ -312,7 +312,7 @@ class Life:
             return
         before = self._received + self._discarded
         if self.is_reading():
-            self._reader()()
+            self._deliver() if self._secure is None else self._secure.reader()()
         elif self._state.input is not STOP_INPUT:
             self._discard()
         if reads_left and self._received + self._discarded > before:
@@ -400,7 +400,7 @@ class Life:
             self._record("our reset")
             system.reset(self._socket)
         else:
-            if self._how == "in order" and not self._fin_sent:
+            if self._observer is not None and self._how == "in order" and not self._fin_sent:
                 self._record("our FIN")
             system.close(self._socket)
 
@@ -415,7 +415,8 @@ class Life:
                 self._on_end()
         finally:
             if protocol is not None:
-                self._record("connection_lost")
+                if self._observer is not None:
+                    self._record("connection_lost")
                 protocol.connection_lost(self._reason)
 
     # Deadlines
@@ -424,6 +425,8 @@ class Life:
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        if self._state.output is ACCEPT and self._options.deadlines.idle is None:
+            return  # by far the most common: it waits for the application, without a deadline
         look = next_look(self._state, *self._times())
         if look is not None:
             self._watch = self._loop.set_timer(look, self, self._check_deadlines, self._loop.now, self._accepted)
@@ -546,7 +549,7 @@ class Life:
 
     # What `Connection` has: where the bytes are read
 
-    def _reader(self) -> Callable[[], None]:
+    def _deliver(self) -> None:
         raise NotImplementedError
 
     def _discard(self) -> None:

@@ -147,8 +147,9 @@ class Listener:
 
     def _accept_up_to(self, door: Door, most: int) -> None:
         loop, system = self._loop, self._loop.system
+        limited = self._options.limits.connections is not None
         for _ in range(most):
-            if not door.open or self._is_full():
+            if not door.open or (limited and self._is_full()):
                 break
             try:
                 sock, address = system.accept(door.sock)
@@ -175,7 +176,7 @@ class Listener:
             connection = Connection(loop, sock, address, self._options, "accepted", self._tell_ended, secure)
             # Not at once: the rest of this batch may be meant for who had the descriptor's number before.
             loop.post(connection, connection.begin, self._factory)
-        if self._is_full():
+        if limited and self._is_full():
             self._rest()
 
     def _is_full(self) -> bool:
@@ -188,7 +189,7 @@ class Listener:
 
     def _connection_ended(self) -> None:
         self._connections -= 1
-        if not self._is_full() and self._retry is None:
+        if self._options.limits.connections is not None and not self._is_full() and self._retry is None:
             self._watch()
 
     # A famine of descriptors
