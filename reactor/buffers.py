@@ -73,13 +73,21 @@ class SendQueue:
         self._chunks: deque[Chunk] = deque()
         self._files = 0
 
-    def append(self, data: Chunk) -> None:
-        """Adds immutable bytes, or a part of a file, at the end. Empty bytes leave no trace."""
+    def __len__(self) -> int:
+        """How many chunks there are."""
+        return len(self._chunks)
+
+    def append(self, data: bytes | memoryview) -> None:
+        """Adds immutable bytes at the end. Empty ones leave no trace."""
         if data:
             self._chunks.append(data)
             self.size += len(data)
-            if type(data) is FileRange:
-                self._files += 1
+
+    def append_file(self, part: FileRange) -> None:
+        """Adds a part of a file, which is not empty, at the end."""
+        self._chunks.append(part)
+        self.size += len(part)
+        self._files += 1
 
     @property
     def files(self) -> int:
@@ -141,7 +149,7 @@ class SendQueue:
         """Shows `other` the same chunks, none of them a file's; returns how many bytes that is."""
         assert not self._files
         for chunk in self._chunks:
-            other.append(chunk)
+            other.append(chunk)  # type: ignore[arg-type]
         return self.size
 
     def clear(self) -> int:
@@ -164,7 +172,7 @@ def _first(chunk: Chunk, limit_bytes: int) -> Chunk:
 class _Nothing(SendQueue):
     """The queue of everybody who has none."""
 
-    def append(self, data: Chunk) -> None:
+    def append(self, data: bytes | memoryview) -> None:
         raise AssertionError("what waits needs a queue of its own: a bug in this library")
 
 

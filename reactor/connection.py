@@ -5,8 +5,9 @@ receives with one call. Which reader serves the descriptor, and whether a write 
 chosen when the state began (`_derive`).
 
 The first write of a turn goes to the kernel at once; what follows is gathered, and leaves together before the loop
-sleeps. What the kernel does not take waits in the queue, up to `Limits.queue_bytes`, and the protocol is told to pause
-and to resume at the watermarks. Under TLS the same queue is made into records as they can be sent (`secure`).
+sleeps (all of it, where more than one write per turn has become the rule: docs/decisions/0006). What the kernel does
+not take waits in the queue, up to `Limits.queue_bytes`, and the protocol is told to pause and to resume at the
+watermarks. Under TLS the same queue is made into records as they can be sent (`secure`).
 
 No callback is ever called from inside a call that the user makes.
 """
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import attrs
 
 from reactor import lifecycle
-from reactor.buffers import EMPTY, Chunk, FileRange, SendQueue, as_view
+from reactor.buffers import EMPTY, FileRange, SendQueue, as_view
 from reactor.errors import WAIT, Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.life import ACCEPT, DELIVER, DRAIN, STOP_INPUT, Life, ignore
 from reactor.lifecycle import CLOSED, LINGER, OPEN, STARTING
@@ -88,12 +89,13 @@ class Connection(Life):
         """
         if type(data) is not bytes:
             data = as_view(data)
-        if not self._direct or self._turn == self._loop.turns:
-            if self._bursting:
-                self._queue.append(bytes(data))
+        if self._bursting:
+            self._queue.append(bytes(data))  # no copy of what is bytes already
+            if self._queue.size > self._options.limits.queue_bytes:
                 self._check_queue()
-            else:
-                self._write_later(bytes(data))  # no copy of what is bytes already
+            return
+        if not self._direct or self._turn == self._loop.turns:
+            self._write_later(bytes(data))
             return
         self._turn = self._loop.turns
         try:
@@ -122,15 +124,15 @@ class Connection(Life):
         if not self._may_write():
             self._unsent += len(data)
         elif data:
-            self._enqueue(data)
+            self._own_queue().append(data)
+            self.send_or_gather()
             self._check_queue()
 
-    def _enqueue(self, data: Chunk) -> None:
+    def _own_queue(self) -> SendQueue:
         if self._queue is EMPTY:
             self._queue = SendQueue()
-        self._queue.append(data)
         self._direct = False
-        self.send_or_gather()
+        return self._queue
 
     def _check_queue(self) -> None:
         limit = self._options.limits.queue_bytes
@@ -157,7 +159,8 @@ class Connection(Life):
             raise WriteAfterEnd(f"send_file() refused: {self!r} was ended by {self._ended_by}")
         part = self._loop.system.file_range(file, offset, count)
         if part and self._may_write():
-            self._enqueue(part)
+            self._own_queue().append_file(part)
+            self.send_or_gather()
         else:
             self._unsent += len(part)
             part.close()
@@ -172,9 +175,14 @@ class Connection(Life):
 
     def flush(self) -> None:
         """Gives the kernel what was gathered in this turn, and tells a writer who is too fast. Called by the loop."""
+        burst = len(self._queue) > 1
         self._gathered = self._bursting = False
         if not self._blocked:
             self._send_queue()
+        if burst:
+            # Who writes more than once in a turn will do so again: then the first write is gathered, too, and all of
+            # them are one system call. A turn with one write undoes it (`_send_queue`).
+            self._direct = False
         self._refresh()
         if self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
             self._writing_paused = True

@@ -107,6 +107,28 @@ def test_a_burst_of_writes_is_two_sends(counted, system):
         assert system.counts["modify"] == 0
 
 
+def test_bursts_that_follow_a_burst_are_one_send_each(counted, system):
+    """Who wrote more than once in a turn is expected to do so again; a turn with a single write ends that."""
+    server = Server(counted)
+    peer, protocol = server.connected()
+
+    def sends(*writes):
+        system.counts.clear()
+        before = len(peer.data)
+        counted.call_soon(lambda: [protocol.connection.write(data) for data in writes])
+        peer.read_until(before + len(b"".join(writes)))
+        return system.counts["send"] + system.counts["sendmsg"]
+
+    with peer:
+        assert sends(b"a", b"b", b"c") == 2
+        assert sends(b"d", b"e", b"f") == 1
+        assert sends(b"g", b"h") == 1
+        assert sends(b"i") == 1
+        assert sends(b"j", b"k", b"l") == 2
+        assert peer.data == b"abcdefghijkl"
+        assert system.counts["modify"] == 0
+
+
 def test_a_burst_that_does_not_fit_tells_the_poller_twice(counted, system):
     """Once to wait until it is writable, once when all is gone."""
     options = attrs.evolve(Options(), sockets=attrs.evolve(Options().sockets, send_buffer_bytes=8192))

@@ -266,7 +266,7 @@ def test_the_queue_gives_files_alone_and_releases_each_once():
     queue.append(b"ab")
     queue.append(b"cd")
     part = FileRange(3, 10, 6, released.append)
-    queue.append(part)
+    queue.append_file(part)
     queue.append(b"ef")
     assert (queue.size, queue.held(), queue.files) == (12, 6, 1)
     assert queue.head(100) == (b"ab",)
@@ -277,7 +277,7 @@ def test_the_queue_gives_files_alone_and_releases_each_once():
     queue.advance(5)
     assert released == [3]
     assert (queue.files, queue.head(100)) == (0, (b"f",))
-    queue.append(FileRange(4, 0, 1, released.append))
+    queue.append_file(FileRange(4, 0, 1, released.append))
     assert queue.clear() == 2
     assert released == [3, 4]
     assert queue.size == queue.files == 0
