@@ -422,6 +422,14 @@ class Connection(Life):
         """`call_soon`, on this connection's account."""
         self._loop.post(self, callback, *args)
 
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        """As the reactor's, but for this connection: not after its `connection_lost`, and what it raises resets it."""
+        self._loop.post(self, self._call_unless_over, callback, args)
+
+    def _call_unless_over(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+        if self._protocol is not None:
+            callback(*args)
+
     # What the poller tells
 
     def on_events(self, events: int) -> None:
@@ -474,10 +482,13 @@ class Connection(Life):
         self._ended_by = self._ended_by or "close()"
         self._move(lifecycle.CLOSE)
 
-    def abort(self) -> None:
-        """Ends now, with a reset: what is queued is dropped, and the peer can tell; it never sees a clean end."""
+    def abort(self, exc: Exception | None = None) -> None:
+        """Ends now, with a reset: what is queued is dropped, and the peer can tell; it never sees a clean end.
+
+        `connection_lost` is given `exc`, else Aborted; unless something else was the first cause.
+        """
         self._ended_by = self._ended_by or "abort()"
-        self._abort(Aborted(f"{self!r} was aborted"))
+        self._abort(exc or Aborted(f"{self!r} was aborted"))
 
     def is_closing(self) -> bool:
         """Whether the end of both sides has begun: by `close`, `abort`, the peer and us in turn, or a failure."""

@@ -25,7 +25,7 @@ from reactor import lifecycle
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
 from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
-from reactor.lifecycle import CLOSED, LINGER, STARTING, Event, Input, Output, State
+from reactor.lifecycle import CLOSED, LAST, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
 from reactor.options import Deadlines, Options, Watermarks
 from reactor.pollers import READ, WRITE
@@ -250,6 +250,10 @@ class Life:
         """Whether `data_received` may come."""
         return self._state.input is DELIVER and not self._paused
 
+    def is_writing_paused(self) -> bool:
+        """Whether `pause_writing` was told, and `resume_writing` not yet."""
+        return self._writing_paused
+
     # Failures
 
     def displaced(self) -> None:
@@ -274,10 +278,6 @@ class Life:
         """A callback raised: logged, and the connection is reset with it."""
         what = "raised" if self._state is CLOSED else "raised; the connection is reset"
         logger.error("a callback of %r %s", self, what, exc_info=exc)
-        if self._state is CLOSED and self._last_look is None and self._reason is None:
-            # It had just ended in order, and the last word on that is the protocol's.
-            self._because(exc)
-            self._how = "reset"
         self._abort(exc)
 
     def fail(self, exc: Exception) -> None:
@@ -296,11 +296,22 @@ class Life:
         if self._state is not CLOSED:
             self._break(exc)
             self._move(lifecycle.ABORT)
+        elif self._last_look is None and self._reason is None:
+            # It has just ended in order, and the last word on that is the protocol's.
+            self._because(exc)
+            self._how = "reset"
 
     def _send_failed(self, exc: OSError) -> None:
         """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
         if exc.errno == errno.EBADF:
             self.displaced()
+        elif self._state is LAST and self._secure is not None and self._secure.is_only_ending(self._queue):
+            # The peer has ended, and need not wait for our close_notify (RFC 8446, 6.1). Has it all else?
+            if self._count_acknowledged(self._loop.system.outstanding(self._socket)) == self._accepted:
+                self._secure.records.clear()
+                self._move(lifecycle.DRAINED)
+            else:
+                self.fail(exc)
         elif self._state is not CLOSED and not self._broken:
             self._break(exc)
             self._derive()
@@ -530,11 +541,15 @@ class Life:
             return 0
         if outstanding is None or (self._broken and not self._loop.system.is_tcp(self._socket)):
             return None  # a Unix socket forgets what was unread when its peer dies
-        # Our FIN is the last thing sent, so while anything is outstanding, it is. Records are longer.
-        return max(0, self._accepted - max(0, outstanding - self._fin_sent))
+        # Our FIN is the last thing sent, so while anything is outstanding, it is; under TLS, behind our close_notify.
+        ends = self._fin_sent if self._secure is None else self._fin_sent + self._secure.end_bytes_sent
+        return max(0, self._accepted - max(0, outstanding - ends))
 
     def set_protocol(self, protocol: Any) -> None:
-        """The callbacks go to `protocol` from now on. It is not told `connection_made`."""
+        """The callbacks go to `protocol` from now on. It is not told `connection_made`.
+
+        Nor what was told before: `is_writing_paused` and `is_reading` answer that.
+        """
         if self._protocol is None:
             raise Misuse(f"set_protocol() refused: {self!r} has ended")
         self._protocol = protocol

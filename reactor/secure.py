@@ -27,7 +27,18 @@ if TYPE_CHECKING:
 class Secure:
     """What a connection has besides, when it talks TLS."""
 
-    __slots__ = ("_codec", "_connection", "_ended", "_sealed", "_then", "deadline", "on_failed", "records", "shaking")
+    __slots__ = (
+        "_codec",
+        "_connection",
+        "_end_bytes",
+        "_ended",
+        "_sealed",
+        "_then",
+        "deadline",
+        "on_failed",
+        "records",
+        "shaking",
+    )
 
     def __init__(self, codec: Codec, on_failed: Callable[[Exception], None] | None = None) -> None:
         self._codec = codec
@@ -41,8 +52,9 @@ class Secure:
         # The handshake is under way; if it has a deadline apart from the connection's, that.
         self.shaking = True
         self.deadline: TimerHandle | None = None
-        # Our close_notify is among the records, or was sent.
+        # Our close_notify is among the records, or was sent; its length on the wire (0 after a handshake that failed).
         self._ended = False
+        self._end_bytes = 0
 
     def begin(self, connection: Connection, then: Callable[[], object], sent_in_the_clear: SendQueue) -> None:
         """Begins the handshake, behind what was queued before; `then()` is called when it is complete."""
@@ -160,8 +172,9 @@ class Secure:
             self.records.append(self._codec.encrypt(data))
             self._sealed += len(data)
         if not self._sealed:
-            self.records.append(self._codec.end())
-            self._ended = True
+            end = self._codec.end()
+            self.records.append(end)
+            self._ended, self._end_bytes = True, len(end)
             self.stop()
 
     def open_sealed(self, queue: SendQueue) -> int:
@@ -169,6 +182,15 @@ class Secure:
         count, self._sealed = self._sealed, 0
         queue.advance(count)
         return count
+
+    def is_only_ending(self, queue: SendQueue) -> bool:
+        """Whether nothing but our close_notify is left to be sent."""
+        return self._ended and not queue.size and self.records.size == self._end_bytes
+
+    @property
+    def end_bytes_sent(self) -> int:
+        """How much of our close_notify the kernel has."""
+        return self._end_bytes - self.records.size if self._ended else 0
 
     def is_flushed(self) -> bool:
         """Whether the kernel has all of it, the close_notify included."""

@@ -746,3 +746,86 @@ def test_a_socket_cannot_be_given_twice(reactor):
             reactor.connect(Recorder, sock=ours)
         theirs.send(b"alive")
         turn_until(reactor, lambda: client.data == b"alive")
+
+
+def test_an_abort_can_say_why(reactor):
+    """connection_lost is given that very exception, and the peer is reset."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    cause = LookupError("no such thing")
+    protocol.connection.abort(cause)
+    turn_until(reactor, lambda: protocol.ended)
+    assert protocol.lost is cause
+    assert peer.read_to_end() == "reset"
+    peer.close()
+
+
+def test_an_abort_within_the_turn_of_an_end_in_order_has_the_last_word(reactor):
+    """As an exception would: our end had come first, and the peer's FIN in the middle of a message makes it wrong."""
+    cause = LookupError("half a message")
+
+    class Picky(Recorder):
+        def eof_received(self):
+            super().eof_received()
+            self.connection.close()
+            self.connection.abort(cause)
+
+    server = Server(reactor, Picky)
+    peer, protocol = server.connected()
+    with peer:
+        protocol.connection.write_eof()
+        peer.fin()
+        turn_until(reactor, lambda: protocol.ended)
+    assert protocol.lost is cause
+    assert protocol.report.how == "reset"
+
+
+def test_a_call_of_a_connection_is_not_made_after_its_end(reactor):
+    """Before it, in order; what is left when connection_lost was told is dropped."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    made = []
+    with peer:
+        protocol.connection.call_soon(made.append, 1)
+        protocol.connection.call_soon(made.append, 2)
+        turn_until(reactor, lambda: len(made) == 2)
+        protocol.connection.abort()
+        turn_until(reactor, lambda: protocol.ended)
+        protocol.connection.call_soon(made.append, 3)
+        reactor.run_once(0)
+    assert made == [1, 2]
+
+
+@pytest.mark.logs_errors
+def test_what_such_a_call_raises_resets_its_connection(reactor):
+    """As any callback."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    cause = LookupError("deliberate")
+
+    def fail():
+        raise cause
+
+    protocol.connection.call_soon(fail)
+    turn_until(reactor, lambda: protocol.ended)
+    assert protocol.lost is cause
+    assert peer.read_to_end() == "reset"
+    peer.close()
+
+
+def test_a_new_protocol_can_ask_whether_writing_is_paused(reactor):
+    """It was not there when the old one was told, and is told only of the next change."""
+    server = Server(reactor)
+    peer, first = server.connected(receive_buffer=8192)
+    with peer:
+        assert not first.connection.is_writing_paused()
+        first.connection.write(bytes(8_000_000))
+        turn_until(reactor, lambda: "pause_writing" in first.calls)
+        second = Recorder()
+        second.calls.append("set")
+        first.connection.set_protocol(second)
+        assert first.connection.is_writing_paused()
+        peer.read_until(8_000_000)
+        turn_until(reactor, lambda: len(second.calls) > 1)
+        assert second.calls == ["set", "resume_writing"]
+        assert not first.connection.is_writing_paused()

@@ -1,4 +1,4 @@
-"""How connections that speak TLS end: scenarios 52 to 58. Output is counted as on the wire, input as plaintext."""
+"""How connections that speak TLS end: scenarios 52 to 58. Bytes are counted as plaintext."""
 
 from __future__ import annotations
 
@@ -174,6 +174,49 @@ def test_a_late_reply_reaches_a_client_that_has_ended(reactor, version, fin):
     calls = "connection_made data_received eof_received connection_lost"
     check_end(protocol, calls, received=7, discarded=0, unsent=0, fin_sent=True)
     assert protocol.report.written == len(REPLY)
+
+
+def test_a_client_that_ends_and_is_gone_does_not_miss_our_close_notify(reactor, version):
+    """Scenario 54: as curl does. Ours is answered by a reset, and nothing of the application's was lost by it."""
+    server = TLSServer(reactor, version, scripted(data_received=lambda connection: connection.write(b"reply")))
+    peer, protocol = server.connected()
+    with peer:
+        peer.send(b"request")
+        peer.read_until(len(b"reply"))
+        peer.send_raw(peer.close_notify())
+    ended(protocol)
+    calls = "connection_made data_received eof_received connection_lost"
+    check_end(protocol, calls, received=7, discarded=0, unsent=0, written=5, acknowledged=5)
+
+
+def test_a_reset_in_place_of_our_close_notify_costs_nothing_either(reactor, version):
+    """Scenario 54: the client had ended and has everything; that we cannot say goodbye any more is no failure."""
+    server = TLSServer(reactor, version, scripted(keep_open=True))
+    peer, protocol = server.connected()
+    protocol.connection.write(b"reply")
+    peer.read_until(len(b"reply"))
+    peer.end()
+    turn_until(reactor, lambda: "eof_received" in protocol.calls)
+    protocol.connection.close()
+    peer.reset()
+    ended(protocol)
+    calls = "connection_made eof_received connection_lost"
+    check_end(protocol, calls, unsent=0, written=5, acknowledged=5)
+
+
+def test_a_reset_that_costs_a_reply_is_told_though_the_client_had_ended(reactor, version):
+    """Scenario 54: what was written was not all confirmed, so it is not an end in order."""
+    server = TLSServer(reactor, version, scripted(keep_open=True), Options(sockets=NARROW))
+    peer, protocol = server.connected(receive_buffer=8192)
+    peer.end()
+    turn_until(reactor, lambda: "eof_received" in protocol.calls)
+    protocol.connection.write(REPLY)
+    protocol.connection.close()
+    turn(reactor)
+    peer.reset()
+    ended(protocol)
+    assert isinstance(protocol.lost, ConnectionError)
+    assert protocol.report.lost > 0
 
 
 def test_two_ends_that_cross_are_one_end_in_order(reactor, version):
