@@ -31,10 +31,25 @@ from reactor.errors import (
     Unsent,
     WriteAfterEnd,
 )
+from reactor.framing import (
+    Delimited,
+    FixedLength,
+    FramedProtocol,
+    FrameTooLong,
+    FramingError,
+    LengthPrefixed,
+    Reader,
+    ReceiveBuffer,
+    SkipTo,
+    TruncatedFrame,
+    Unframeable,
+    UntilEOF,
+)
 from reactor.listener import Listener
 from reactor.options import Datagrams, Deadlines, Group, Keepalive, Limits, Options, Sockets, Watermarks
 from reactor.protocol import DatagramProtocol, Protocol
 from reactor.reactor import Reactor
+from reactor.relaying import Relay, relay
 from reactor.report import DrainSummary, Report, Statistics, Totals
 from reactor.timers import Handle, TimerHandle
 from reactor.version import __version__
@@ -49,14 +64,20 @@ __all__ = [
     "DatagramReport",
     "Datagrams",
     "Deadlines",
+    "Delimited",
     "DrainSummary",
     "FileUnusable",
+    "FixedLength",
     "FlushTimeout",
+    "FrameTooLong",
+    "FramedProtocol",
+    "FramingError",
     "Group",
     "Handle",
     "HandshakeTimeout",
     "IdleTimeout",
     "Keepalive",
+    "LengthPrefixed",
     "Limits",
     "Listener",
     "Misuse",
@@ -66,15 +87,23 @@ __all__ = [
     "Reactor",
     "ReactorClosed",
     "ReactorError",
+    "Reader",
+    "ReceiveBuffer",
+    "Relay",
     "Report",
+    "SkipTo",
     "Sockets",
     "Statistics",
     "TLSTruncated",
     "TimerHandle",
     "Totals",
+    "TruncatedFrame",
     "Unacknowledged",
+    "Unframeable",
     "Unsent",
+    "UntilEOF",
     "Watermarks",
     "WriteAfterEnd",
     "__version__",
+    "relay",
 ]

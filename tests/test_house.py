@@ -28,6 +28,7 @@ ROOMS = [
     "lifecycle",
     "deadlines",
     "buffers",
+    "framing",
     "tls",
     "timers",
     "racing",
@@ -41,6 +42,7 @@ ROOMS = [
     "secure",
     "life",
     "connection",
+    "relaying",
     "descriptor",
     "listener",
     "connector",
@@ -48,6 +50,7 @@ ROOMS = [
     "signals",
     # front
     "reactor",
+    "embedding",
 ]
 SEAM = {"pollers", "system"}
 OPERATING_SYSTEM = {
