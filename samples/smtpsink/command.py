@@ -1,0 +1,64 @@
+"""The sink's command line; `python -m samples.smtpsink --help` tells."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from samples import common
+from samples.smtpsink.server import SIZE_LIMIT, serve
+from samples.smtpsink.session import LINE_BYTES
+from samples.smtpsink.sink import Sink
+
+DESCRIPTION = """\
+Take all mail, show it, and send it to nobody.
+A client that is silent is let go after five minutes, unless --idle-timeout says otherwise."""
+EXAMPLES = """\
+  python -m samples.smtpsink                                 the server; then, in a program that sends mail:
+  smtplib.SMTP("127.0.0.1", 8025).send_message(message)      and the message is printed, and sent to nobody
+  python -m samples.smtpsink --dir ~/mail >/dev/null         each message a file NAME.eml, whole or not there
+  curl smtp://127.0.0.1:8025 --mail-from a@b.example --mail-rcpt c@d.example --crlf -T message.txt
+  nc -C 127.0.0.1 8025                                       by hand; SMTP's lines end with CR LF"""
+
+_LEAST_LINE = 12
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES)
+    parser.add_argument("--dir", type=_directory, metavar="DIR", help="keep each message as a file there, too")
+    parser.add_argument(
+        "--size-limit",
+        type=common.count,
+        default=SIZE_LIMIT,
+        metavar="N",
+        help=f"bytes in one message; a longer one is refused ({SIZE_LIMIT})",
+    )
+    parser.add_argument(
+        "--line-limit",
+        type=_line_limit,
+        default=LINE_BYTES,
+        metavar="N",
+        help=f"bytes in one line of it, with CR LF ({LINE_BYTES}, as RFC 5321 has it)",
+    )
+    args = parser.parse_args(argv)
+    mail = partial(serve, sink=Sink(args.dir), size_limit=args.size_limit, line_limit=args.line_limit)
+    return common.run_server(parser, args, mail)
+
+
+def _directory(word: str) -> Path:
+    path = Path(word)
+    if not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{word!r} is no directory")
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{word!r} cannot be written to")
+    return path
+
+
+def _line_limit(word: str) -> int:
+    limit = common.count(word)
+    if limit < _LEAST_LINE:
+        raise argparse.ArgumentTypeError(f"a line has room for {_LEAST_LINE} bytes at least, not {word}")
+    return limit

@@ -1,0 +1,674 @@
+"""The mail sink: its conversation alone, on the simulated kernel, and as a process with the clients people have."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import smtplib
+import subprocess
+import threading
+from concurrent.futures import Future
+from email.message import EmailMessage
+
+import pytest
+
+from reactor import Reactor
+from reactor.testing import Link, SimulatedSystem
+from samples import smtpsink
+from samples.smtpsink.session import COMMANDS, Message, Reply, Session
+from samples.smtpsink.sink import Sink, keep, shown
+from tests.samples.processes import PATIENCE, wait_for
+
+# The conversation alone
+
+
+def session(*commands: str, size_limit: int = 1000) -> Session:
+    made = Session("sink.test", "192.0.2.1", size_limit)
+    for command in commands:
+        assert made.obey(command.encode()).code < 400, command
+    return made
+
+
+HELLO = ("EHLO client.test",)
+SENDER = (*HELLO, "MAIL FROM:<a@b.test>")
+RECIPIENT = (*SENDER, "RCPT TO:<c@d.test>")
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "code"),
+    [
+        ((), "EHLO client.test", 250),
+        ((), "ehlo client.test", 250),
+        ((), "HELO client.test", 250),
+        ((), "EHLO", 501),
+        ((), "HELO ", 501),
+        ((), "NOOP anything at all", 250),
+        ((), "HELP", 214),
+        ((), "VRFY somebody", 252),
+        ((), "VRFY", 501),
+        ((), "QUIT", 221),
+        ((), "QUIT now", 501),
+        ((), "RSET", 250),
+        ((), "", 500),
+        ((), " NOOP", 500),
+        ((), "HELLO?", 500),
+        ((), "EXPN list", 502),
+        ((), "STARTTLS", 502),
+        ((), "GET / HTTP/1.1", 421),
+        ((), "MAIL FROM:<a@b.test>", 503),
+        ((), "RCPT TO:<c@d.test>", 503),
+        ((), "DATA", 503),
+        (HELLO, "MAIL FROM:<a@b.test>", 250),
+        (HELLO, "mail from:<a@b.test>", 250),
+        (HELLO, "MAIL FROM: <a@b.test>", 250),
+        (HELLO, "MAIL FROM:<>", 250),
+        (HELLO, 'MAIL FROM:<"odd > one"@b.test>', 250),
+        (HELLO, "MAIL FROM:<@relay.test,@other.test:a@b.test>", 250),
+        (HELLO, "MAIL FROM:<a@b.test> SIZE=1000 BODY=8BITMIME SMTPUTF8", 250),
+        (HELLO, "MAIL FROM:<ä@b.test> SMTPUTF8", 250),
+        (HELLO, "MAIL FROM:<ä@b.test>", 553),
+        (HELLO, "MAIL FROM:<a\x1b@b.test>", 501),
+        (HELLO, "MAIL FROM:a@b.test", 501),
+        (HELLO, "MAIL FROM:<a@b.test", 501),
+        (HELLO, "MAIL FROM:<a@b.test> <", 501),
+        (HELLO, "MAIL <a@b.test>", 501),
+        (HELLO, "MAIL", 501),
+        (HELLO, "MAIL FROM:<a@b.test> SIZE=1001", 552),
+        (HELLO, "MAIL FROM:<a@b.test> SIZE=" + "9" * 21, 501),
+        (HELLO, "MAIL FROM:<a@b.test> SIZE=-1", 501),
+        (HELLO, "MAIL FROM:<a@b.test> BODY=BINARYMIME", 555),
+        (HELLO, "MAIL FROM:<a@b.test> RET=FULL", 555),
+        (HELLO, f"MAIL FROM:<{'a' * 64}@b.test>", 250),
+        (HELLO, f"MAIL FROM:<{'a' * 65}@b.test>", 501),
+        (HELLO, f"MAIL FROM:<a@{'b' * 252}>", 250),
+        (HELLO, f"MAIL FROM:<a@{'b' * 253}>", 501),
+        (("HELO client.test",), "MAIL FROM:<a@b.test>", 250),
+        (("HELO client.test",), "MAIL FROM:<a@b.test> SIZE=5", 555),
+        (HELLO, "RCPT TO:<c@d.test>", 503),
+        (SENDER, "MAIL FROM:<a@b.test>", 503),
+        (SENDER, "DATA", 503),
+        (SENDER, "RCPT TO:<c@d.test>", 250),
+        (SENDER, "RCPT TO:<Postmaster>", 250),
+        (SENDER, "RCPT TO:<>", 501),
+        (SENDER, "RCPT TO:c@d.test", 501),
+        (SENDER, "RCPT TO:<ä@d.test>", 553),
+        (SENDER, "RCPT TO:<c@d.test> NOTIFY=NEVER", 555),
+        ((*HELLO, "MAIL FROM:<a@b.test> SMTPUTF8"), "RCPT TO:<ä@d.test>", 250),
+        (RECIPIENT, "RCPT TO:<e@f.test>", 250),
+        (RECIPIENT, "DATA", 354),
+        (RECIPIENT, "DATA now", 501),
+        ((*RECIPIENT, "RSET"), "DATA", 503),
+        ((*RECIPIENT, "EHLO again"), "DATA", 503),
+    ],
+)
+def test_each_command_has_its_reply(before, command, code):
+    """The code says what is wrong: unknown 500, not done here 502, form 501, order 503, parameter 555, too big 552."""
+    conversation = session(*before)
+    answer = conversation.obey(command.encode())
+    assert answer.code == code
+    assert answer.encode().startswith(b"%d" % code)
+    assert answer.encode().endswith(b"\r\n")
+    assert answer.ends == (code in (221, 421))
+    assert conversation.in_message == (code == 354)
+
+
+def test_a_reply_of_several_lines_has_a_dash_on_all_but_the_last():
+    """And EHLO's names what there is."""
+    lines = session().obey(b"EHLO x").encode().splitlines()
+    assert lines[0] == b"250-sink.test"
+    assert lines[1:-1] == [
+        b"250-PIPELINING",
+        b"250-SIZE 1000",
+        b"250-8BITMIME",
+        b"250-SMTPUTF8",
+        b"250-ENHANCEDSTATUSCODES",
+    ]
+    assert lines[-1] == b"250 HELP"
+
+
+def test_a_machine_whose_name_is_not_ascii_can_greet():
+    """A reply has nothing but ASCII."""
+    assert Session("größe", "192.0.2.1", 1000).greeting().encode().startswith(b"220 gr??e ESMTP")
+
+
+def test_help_names_every_command():
+    """Each of them is obeyed."""
+    assert session().obey(b"HELP").lines == ("2.0.0 " + " ".join(COMMANDS),)
+
+
+def test_what_is_not_utf_8_is_refused():
+    """In a parameter as in a command."""
+    assert session(*HELLO).obey(b"MAIL FROM:<\xff@b.test> SMTPUTF8").code == 501
+    assert session(*HELLO).obey(b"\xff\xfe").code == 500
+
+
+def test_a_client_that_is_wrong_all_the_time_is_sent_away():
+    """The twentieth error is answered with 421."""
+    conversation = session()
+    assert [conversation.obey(b"what?").code for _ in range(20)] == [500] * 19 + [421]
+
+
+def test_recipients_have_a_limit():
+    """452 for those that are too many; the others stay."""
+    conversation = session(*SENDER)
+    codes = {conversation.obey(b"RCPT TO:<c%d@d.test>" % number).code for number in range(1000)}
+    assert codes == {250}
+    assert conversation.obey(b"RCPT TO:<c@d.test>").code == 452
+    assert conversation.obey(b"DATA").code == 354
+
+
+def taken(conversation: Session, *lines: bytes) -> Message | Reply | None:
+    *first, last = lines
+    for line in first:
+        assert conversation.take(line) is None
+    return conversation.take(last)
+
+
+def test_a_message_is_what_was_sent_without_the_dots():
+    """A leading dot is taken off; the lone one ends it, and another message may follow."""
+    conversation = session(*RECIPIENT, "DATA")
+    message = taken(conversation, b"Subject: x", b"", b"..", b".dot", b"", b".")
+    assert message == Message("192.0.2.1", "a@b.test", ("c@d.test",), (), b"Subject: x\r\n\r\n.\r\ndot\r\n\r\n")
+    assert not conversation.in_message
+    assert conversation.obey(b"DATA").code == 503
+    for command in (*SENDER[1:], "RCPT TO:<e@f.test>", "DATA"):
+        conversation.obey(command.encode())
+    second = taken(conversation, b".")
+    assert isinstance(second, Message)
+    assert (second.recipients, second.content) == (("e@f.test",), b"")
+
+
+def test_a_message_that_is_too_big_is_refused_at_its_end():
+    """Nothing of it is held meanwhile; exactly the limit is taken."""
+    assert isinstance(taken(session(*RECIPIENT, "DATA"), b"x" * 498, b"x" * 498, b"."), Message)
+    conversation = session(*RECIPIENT, "DATA")
+    assert taken(conversation, b"x" * 499, b"x" * 498, *[b"y" * 900] * 50) is None
+    assert not conversation._content
+    refusal = conversation.take(b".")
+    assert isinstance(refusal, Reply)
+    assert refusal.code == 552
+    assert conversation.obey(b"MAIL FROM:<a@b.test>").code == 250
+
+
+# What is printed and kept
+
+
+def message(content: bytes, **more) -> Message:
+    given = {"peer": "192.0.2.1", "sender": "a@b.test", "recipients": ("c@d.test",), "options": (), **more}
+    return Message(content=content, **given)
+
+
+def test_a_message_is_printed_in_the_familiar_form():
+    """The envelope stands behind the headers, as X-Peer always did."""
+    assert shown(message(b"Subject: x\r\nTo: c@d.test\r\n\r\nhello\r\n", recipients=("c@d.test", "e@f.test"))) == (
+        "---------- MESSAGE FOLLOWS ----------\n"
+        "Subject: x\n"
+        "To: c@d.test\n"
+        "X-Peer: 192.0.2.1\n"
+        "X-MailFrom: a@b.test\n"
+        "X-RcptTo: c@d.test\n"
+        "X-RcptTo: e@f.test\n"
+        "\n"
+        "hello\n"
+        "------------ END MESSAGE ------------\n"
+    )
+    assert "\nmail options: ['SMTPUTF8']\n\nSubject" in shown(message(b"Subject: x\r\n", options=("SMTPUTF8",)))
+
+
+def test_what_could_drive_a_terminal_is_escaped_when_printed():
+    """Escape sequences, bare line ends, what is no UTF-8, and text that turns around."""
+    printed = shown(message("ü\t\x1b[31m\nx\ry \u202e".encode() + b"\xff\r\n", sender="\x1b@b.test"))
+    assert "ü\t\\x1b[31m\\nx\\ry \\u202e\\xff\n" in printed
+    assert "X-MailFrom: \\x1b@b.test\n" in printed
+
+
+def test_a_kept_message_is_whole_under_its_name(tmp_path, monkeypatch):
+    """Byte for byte behind the envelope; before it is whole, only a hidden name is there."""
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda *names: (seen.append(os.listdir(tmp_path)), rename(*names)))
+    path = keep(message(b"Subject: x\r\n\r\n\xff\0\nbare\r\n"), tmp_path)
+    assert path.read_bytes() == (
+        b"X-Peer: 192.0.2.1\r\nX-MailFrom: a@b.test\r\nX-RcptTo: c@d.test\r\nSubject: x\r\n\r\n\xff\0\nbare\r\n"
+    )
+    assert [name.startswith(".") for names in seen for name in names] == [True]
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_no_address_makes_a_line_of_its_own(tmp_path):
+    """Whatever a message holds: its envelope is as many lines as it has recipients, and two."""
+    path = keep(message(b"\r\n", sender="a\r\nX-Forged: 1", recipients=("b\nc",)), tmp_path)
+    assert path.read_bytes() == b"X-Peer: 192.0.2.1\r\nX-MailFrom: a\\r\\nX-Forged: 1\r\nX-RcptTo: b\\nc\r\n\r\n"
+
+
+def test_a_message_that_cannot_be_kept_leaves_no_file(tmp_path, monkeypatch):
+    """Not even the hidden one."""
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        keep(message(b"x\r\n"), tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+# On the simulated kernel
+
+
+class Collected(Sink):
+    """Keeps messages in memory, or fails."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.messages: list[Message] = []
+        self.failure = failure
+
+    def deliver(self, message: Message) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.messages.append(message)
+
+
+class SlowThreads(SimulatedSystem):
+    """What runs in a thread has come to its end `delay` virtual seconds later."""
+
+    delay = 0.0
+
+    def submit(self, function, *args):
+        future: Future = Future()
+
+        def finish() -> None:
+            try:
+                future.set_result(function(*args))
+            except OSError as exc:
+                future.set_exception(exc)
+
+        self.after(self.delay, finish)
+        return future
+
+
+class World:
+    """A sink and one scripted client."""
+
+    def __init__(self, failure=None, link=None, delay=0.0, **how) -> None:
+        self.system = SlowThreads(link=link or Link())
+        self.system.delay = delay
+        self.reactor = Reactor(system=self.system)
+        self.sink = Collected(failure)
+        self.listener = smtpsink.serve(self.reactor, "127.0.0.1", 0, sink=self.sink, **how)
+        self.peer = self.system.peer(self.listener.addresses[0])
+        self.run(1)
+
+    def run(self, seconds):
+        self.system.run(self.reactor, seconds)
+
+    def say(self, data: bytes, seconds: float = 1.0) -> list[int]:
+        """The codes that come for it."""
+        before = len(self.peer.data)
+        self.peer.send(data)
+        self.run(seconds)
+        lines = bytes(self.peer.data[before:]).splitlines()
+        return [int(line[:3]) for line in lines if line[3:4] == b" "]
+
+    def codes(self) -> list[int]:
+        return [int(line[:3]) for line in bytes(self.peer.data).splitlines() if line[3:4] == b" "]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.reactor.close()
+        assert not self.system.descriptors
+
+
+START = b"EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\n"
+STARTED = [250, 250, 250, 354]
+
+
+def contents(world: World) -> list[bytes]:
+    return [message.content for message in world.sink.messages]
+
+
+def test_a_whole_conversation_in_one_segment_is_answered_in_order():
+    """Pipelined even where it may not be: two messages, a refused command between them, and the end."""
+    with World() as world:
+        one = START + b"one\r\n.\r\nWHAT\r\n"
+        assert world.say(one + START + b"two\r\n.\r\nQUIT\r\nNOOP\r\n") == [*STARTED, 250, 500, *STARTED, 250, 221]
+        assert contents(world) == [b"one\r\n", b"two\r\n"]
+        assert world.peer.ending == "EOF"
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_it_does_not_matter_how_the_stream_is_cut(size):
+    """CR LF and the dot are understood over any number of segments."""
+    with World(link=Link(segment_bytes=size)) as world:
+        assert world.say(START + b"a\r\n..\r\n\r\n.\r\nQUIT\r\n", 5) == [*STARTED, 250, 221]
+        assert contents(world) == [b"a\r\n.\r\n\r\n"]
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\n.\r", b"\r.\r\n", b"\r\n.\r", b"\r\n\0.\r\n", b"\r\r\n.\n"],
+)
+def test_only_a_dot_between_two_cr_lf_ends_a_message(smuggled):
+    """SMTP smuggling: what follows any other dot is content, and no command."""
+    with World() as world:
+        inner = b"MAIL FROM:<admin@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nforged\r\n"
+        assert world.say(START + b"x" + smuggled + inner) == STARTED
+        assert world.say(b".\r\n") == [250]
+        (message,) = world.sink.messages
+        assert message.sender == "a@b.test"
+        assert b"MAIL FROM:<admin@b.test>" in message.content
+
+
+def test_a_command_without_cr_is_refused_and_the_next_is_obeyed():
+    """Who types into nc without -C is told so at once."""
+    with World() as world:
+        assert world.say(b"EHLO x\n") == [500]
+        assert b"CR LF" in world.peer.data
+        assert world.say(b"EHLO x\r\n") == [250]
+
+
+def test_a_command_that_is_too_long_is_refused_and_skipped():
+    """565 bytes with CR LF are taken; of more, however much it is, nothing is held."""
+    with World() as world:
+        assert world.say(b"NOOP " + b"x" * 558 + b"\r\n") == [250]
+        assert world.say(b"NOOP " + b"x" * 559 + b"\r\n") == [500]
+        assert world.say(b"NOOP " + b"x" * 1_000_000) == [500]
+        assert world.reactor.connections[0].get_protocol().unread == 0
+        assert world.say(b"x\r\nNOOP\r\n") == [250]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [(b"x" * 998, 250), (b"x" * 999, 500), (b".." + b"x" * 997, 250), (b"x" * 100_000, 500)],
+    ids=["limit", "one more", "dot", "far more"],
+)
+def test_a_line_of_a_message_has_a_limit(line, code):
+    """A thousand bytes with CR LF; the dot that was put before it is not counted. The refusal comes at the end."""
+    with World() as world:
+        assert world.say(START + b"before\r\n" + line + b"\r\nafter\r\n") == STARTED
+        assert world.say(b".\r\nNOOP\r\n") == [code, 250]
+        assert len(world.sink.messages) == (code == 250)
+
+
+def test_the_first_reason_to_refuse_a_message_is_told():
+    """Too big, and then a line that is too long: 552."""
+    with World(size_limit=1000) as world:
+        assert world.say(START + (b"x" * 98 + b"\r\n") * 11 + b"x" * 2000 + b"\r\n.\r\n") == [*STARTED, 552]
+
+
+def test_a_message_that_is_too_big_is_answered_where_it_ends():
+    """552, and the conversation goes on."""
+    with World(size_limit=10_000) as world:
+        assert world.say(START + (b"x" * 98 + b"\r\n") * 101 + b".\r\n" + START + b"y\r\n.\r\n") == [
+            *STARTED,
+            552,
+            *STARTED,
+            250,
+        ]
+        assert contents(world) == [b"y\r\n"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [(OSError(errno.ENOSPC, "full"), 452), (OSError(errno.EIO, "broken"), 451)],
+    ids=["full", "broken"],
+)
+def test_a_message_that_could_not_be_delivered_is_not_acknowledged(failure, code):
+    """The client may try again later: the code is of that kind."""
+    with World(failure=failure) as world:
+        assert world.say(START + b"x\r\n.\r\nNOOP\r\n") == [*STARTED, code, 250]
+
+
+def test_what_follows_a_message_waits_until_it_is_delivered():
+    """The next commands and the client's FIN are held; the answers come in order."""
+    with World(delay=10) as world:
+        world.peer.send(START + b"x\r\n.\r\nNOOP\r\nQUIT\r\n")
+        world.peer.fin()
+        world.run(5)
+        assert world.codes() == [220, *STARTED]
+        world.run(10)
+        assert world.codes() == [220, *STARTED, 250, 250, 221]
+        assert world.peer.ending == "EOF"
+
+
+def test_a_client_that_leaves_while_its_message_is_delivered_harms_nobody():
+    """The message is delivered; there is nobody to tell."""
+    with World(delay=10) as world:
+        world.say(START + b"x\r\n.\r\n")
+        world.peer.reset()
+        world.run(20)
+        assert contents(world) == [b"x\r\n"]
+
+
+@pytest.mark.parametrize("rest", [b"", b"half a line"])
+def test_a_client_that_leaves_in_the_middle_of_a_message_leaves_nothing(rest, caplog):
+    """It is dropped, with a word in the log, and the end is in order."""
+    with World() as world:
+        world.peer.send(START + b"one line\r\n" + rest)
+        world.peer.fin()
+        world.run(5)
+        assert world.peer.ending == "EOF"
+        assert not world.sink.messages
+        assert "in the middle of a message" in caplog.text
+
+
+def test_a_drain_says_421_between_commands():
+    """Then the end, in order."""
+    with World() as world:
+        assert world.say(b"EHLO x\r\n") == [250]
+        assert world.reactor.drain(30).clean
+        world.run(1)
+        assert world.codes() == [220, 250, 421]
+        assert world.peer.ending == "EOF"
+
+
+@pytest.mark.parametrize("delay", [0, 5])
+def test_a_drain_lets_a_message_be_finished(delay):
+    """What is under way is taken, acknowledged, and only then comes 421."""
+    with World(delay=delay) as world:
+        assert world.say(START + b"one\r\n") == STARTED
+        world.system.after(2, world.peer.send, b"two\r\n.\r\nNOOP\r\n")
+        assert world.reactor.drain(30).clean
+        world.run(1)
+        assert world.codes() == [220, *STARTED, 250, 421]
+        assert contents(world) == [b"one\r\ntwo\r\n"]
+
+
+def test_a_drain_while_a_message_is_delivered_waits_for_it():
+    """250 comes, and then 421."""
+    with World(delay=5) as world:
+        assert world.say(START + b"one\r\n.\r\n") == STARTED
+        assert world.reactor.drain(30).clean
+        world.run(1)
+        assert world.codes() == [220, *STARTED, 250, 421]
+
+
+def test_a_client_that_does_not_read_the_replies_is_not_read_from():
+    """Ten thousand commands in one go: what waits for it is bounded, and every reply comes once it reads."""
+    with World(link=Link(receive_buffer_bytes=4096, send_buffer_bytes=4096)) as world:
+        world.peer.stop_reading()
+        world.peer.send(b"NOOP\r\n" * 20_000)
+        world.run(10)
+        (connection,) = world.reactor.connections
+        high = connection.get_write_buffer_limits()[1]
+        assert connection.get_write_buffer_size() <= high + 20_000
+        world.peer.resume_reading()
+        world.run(100)
+        assert world.codes() == [220] + [250] * 20_000
+
+
+def test_a_client_that_reads_again_still_waits_for_its_delivery():
+    """Two reasons to wait: the end of one is not the end of the other."""
+    with World(delay=20) as world:
+        assert world.say(START + b"x\r\n.\r\nVRFY\r\n") == STARTED
+        visit = world.reactor.connections[0].get_protocol()
+        visit.pause_writing()
+        visit.resume_writing()
+        world.run(10)
+        assert world.codes()[-4:] == STARTED
+        world.run(20)
+        assert world.codes()[-2:] == [250, 501]
+
+
+def test_a_silent_client_is_let_go_after_five_minutes():
+    """RFC 5321's patience, and no longer."""
+    with World() as world:
+        world.run(295)
+        assert world.peer.ending is None
+        world.run(10)
+        assert world.peer.ending == "EOF"
+
+
+# As a process, with real clients
+
+
+def mail(subject: str = "hello", body: str = "one\n.\n..two\n") -> EmailMessage:
+    made = EmailMessage()
+    made["From"], made["To"], made["Subject"] = "a@b.test", "c@d.test", subject
+    made.set_content(body)
+    return made
+
+
+def files(directory) -> list[bytes]:
+    return [path.read_bytes() for path in sorted(directory.iterdir())]
+
+
+def test_smtplib_sends_and_the_message_is_printed_and_kept(run, tmp_path):
+    """Several messages over one connection, dots and all; SIGTERM then ends with status 0."""
+    server = run("smtpsink", "--port", "0", "--dir", str(tmp_path))
+    with smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE) as client:
+        for number in range(3):
+            assert client.send_message(mail(f"number {number}")) == {}
+        assert client.noop()[0] == 250
+    printed = server.read_until(b"END MESSAGE", 3).decode()
+    assert printed.count("MESSAGE FOLLOWS") == 3
+    for number, kept in enumerate(files(tmp_path)):
+        assert kept.startswith(b"X-Peer: 127.0.0.1\r\nX-MailFrom: a@b.test\r\nX-RcptTo: c@d.test\r\n")
+        assert f"Subject: number {number}\r\n".encode() in kept
+        assert kept.endswith(b"\r\n\r\none\r\n.\r\n..two\r\n")
+    assert server.stop() == 0
+    assert server.errors == ""
+
+
+def test_smtplib_sends_utf_8(run, tmp_path):
+    """SMTPUTF8 and 8BITMIME are offered and used."""
+    server = run("smtpsink", "--port", "0", "--dir", str(tmp_path))
+    letter = mail("grüße")
+    letter.replace_header("To", "zoë@d.test")
+    with smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE) as client:
+        client.send_message(letter)
+    (kept,) = files(tmp_path)
+    assert "X-RcptTo: zoë@d.test\r\n".encode() in kept
+    assert "Subject: grüße\r\n".encode() in kept
+    assert "mail options: ['SIZE=" in server.read_until(b"END MESSAGE").decode()
+    assert server.stop() == 0
+
+
+def test_smtplib_is_told_what_is_too_big(run):
+    """552 to the announced size, before anything is sent."""
+    server = run("smtpsink", "--port", "0", "--size-limit", "1000")
+    with smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE) as client:
+        with pytest.raises(smtplib.SMTPSenderRefused) as refused:
+            client.send_message(mail(body="x\n" * 1000))
+        assert refused.value.smtp_code == 552
+    assert server.stop() == 0
+
+
+def test_many_clients_at_once_get_their_messages_through(run, tmp_path):
+    """Each message is printed in one piece."""
+    server = run("smtpsink", "--port", "0", "--dir", str(tmp_path))
+    port = server.port()
+
+    def send(number: int) -> None:
+        with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+            client.send_message(mail(f"number {number}", f"{number} " * 10 + "\n"))
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    printed = server.read_until(b"END MESSAGE", 12).decode()
+    parts = printed.split("---------- MESSAGE FOLLOWS ----------\n")[1:]
+    assert len(parts) == len(files(tmp_path)) == 12
+    assert all(part.endswith("------------ END MESSAGE ------------\n") for part in parts)
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+def test_curl_sends_a_file(run, tmp_path, where):
+    """To two recipients; the file arrives as it is. Over a Unix socket the peer has no address."""
+    (tmp_path / "kept").mkdir()
+    letter = tmp_path / "letter.txt"
+    letter.write_bytes(b"Subject: curl\r\n\r\n.dot\r\nend\r\n")
+    target = ["--unix", str(tmp_path / "socket")] if where == "unix" else ["--port", "0"]
+    server = run("smtpsink", *target, "--dir", str(tmp_path / "kept"))
+    if where == "unix":
+        server.listening()
+        address = ["--unix-socket", str(tmp_path / "socket"), "smtp://localhost/client.test"]
+    else:
+        address = [f"smtp://127.0.0.1:{server.port()}/client.test"]
+    envelope = ["--mail-from", "a@b.test", "--mail-rcpt", "c@d.test", "--mail-rcpt", "e@f.test"]
+    sent = subprocess.run(
+        ["curl", "-sS", *address, *envelope, "-T", str(letter)],
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert (sent.returncode, sent.stderr) == (0, b"")
+    peer = b"unix" if where == "unix" else b"127.0.0.1"
+    (kept,) = files(tmp_path / "kept")
+    assert kept == (
+        b"X-Peer: %b\r\nX-MailFrom: a@b.test\r\nX-RcptTo: c@d.test\r\nX-RcptTo: e@f.test\r\n" % peer
+        + letter.read_bytes()
+    )
+    assert server.stop() == 0
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(run):
+    """A browser that was lured here posts a megabyte: 421 arrives whole, and nothing of it is obeyed."""
+    server = run("smtpsink", "--port", "0")
+    with server.connect() as client:
+        request = b"POST / HTTP/1.1\r\nHost: x\r\n\r\nEHLO x\r\nMAIL FROM:<a@b.test>\r\n" + b"x" * 1_000_000
+        client.sendall(request)
+        heard = b""
+        while data := client.recv(65536):
+            heard += data
+    assert [line[:3] for line in heard.splitlines()] == [b"220", b"421"]
+    assert server.stop() == 0
+
+
+def test_no_file_is_there_before_the_whole_message(run, tmp_path):
+    """A client is in the middle of a message: the directory is empty, also after it was killed there."""
+    server = run("smtpsink", "--port", "0", "--dir", str(tmp_path))
+    with server.connect() as client:
+        client.sendall(START + b"half\r\n")
+        heard = b""
+        while b"354" not in heard:
+            heard += client.recv(1000)
+        assert os.listdir(tmp_path) == []
+    wait_for(lambda: "in the middle of a message" in server.errors, "the end was not noticed")
+    assert os.listdir(tmp_path) == []
+    assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["--dir", "/nonexistent/place"], "/nonexistent/place"),
+        (["--size-limit", "0"], "0"),
+        (["--line-limit", "5"], "5"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(capsys, arguments, word):
+    """Status 2, and the line names it."""
+    with pytest.raises(SystemExit) as leaving:
+        smtpsink.main(arguments)
+    assert leaving.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert word in printed.err
