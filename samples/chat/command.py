@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from typing import Any
 
+from reactor import Listener, Reactor
 from samples import common
+from samples.chat import joining
 from samples.chat.client import Terminal
 from samples.chat.rooms import Lobby
 from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, serve
@@ -15,11 +17,14 @@ EXAMPLES = """\
   python -m samples.chat --connect 127.0.0.1:7001           a client
   nc 127.0.0.1 7001                                         so is this; and telnet, and
   socat readline tcp:127.0.0.1:7001                         this, with a history
-  echo 'the build is done' | nc -N 127.0.0.1 7001           a script that has something to say"""
+  echo 'the build is done' | nc -N 127.0.0.1 7001           a script that has something to say
+  python -m samples.chat --redis redis://10.0.0.5 --node a  one of many machines with one chat"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("chat", "A chat with rooms, for nc, telnet, socat and its own client.", 7001, EXAMPLES)
+    parser = common.parser(
+        "chat", "A chat with rooms, for nc, telnet, socat and its own client.", 7001, EXAMPLES, tls=True
+    )
     common.add_connect(parser, "be a client of that server")
     parser.add_argument(
         "--line-limit", type=common.count, default=LINE_LIMIT, metavar="N", help=f"bytes in one line ({LINE_LIMIT})"
@@ -31,8 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"bytes that may wait for a member who reads slowly; then they are dropped ({QUEUE_LIMIT})",
     )
+    joining.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.connect is not None:
+        if args.redis is not None:
+            parser.error("--connect cannot be combined with --redis: nodes are servers")
         return common.run_client(parser, args, Terminal)
-    rooms = partial(serve, lobby=Lobby(), line_limit=args.line_limit, queue_limit=args.queue_limit)
-    return common.run_server(parser, args, rooms)
+    others = joining.Joining(parser, args, args.line_limit)
+    lobby = Lobby()
+
+    def serve_here(reactor: Reactor, *where: Any, **how: Any) -> Listener:
+        listener = serve(reactor, *where, lobby=lobby, line_limit=args.line_limit, queue_limit=args.queue_limit, **how)
+        others.join(reactor, lobby)
+        return listener
+
+    return others.status(common.run_server(parser, args, serve_here))

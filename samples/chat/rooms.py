@@ -6,12 +6,17 @@ raise nor call back into the lobby: a transport that has lost somebody, or gives
 
 A line that a member typed is always shown behind `<name>`; what the server says begins with `*`. So nobody can speak in
 another's name, or in the server's.
+
+A lobby may be one of many, on many machines (`Lobby.link`). Everything that a member does is one of five acts: joined,
+said, renamed, went, left. Those of the members here are told to the link; those of members elsewhere, whose names have
+an `@` that no name here can have, come from it. Either way the same method changes the rooms and tells who is in them.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable
+from typing import Protocol
 
 import attrs
 
@@ -27,6 +32,7 @@ HELP = (
     "/nick NAME       call yourself so",
     "/join ROOM       leave this room for another; it is made if there is none of that name",
     "/list            the rooms, and who is in yours",
+    "/sync            be told when what you said is safe with the other machines",
     "/quit [MESSAGE]  leave",
     "//TEXT           say a line that begins with a slash",
 )
@@ -40,6 +46,35 @@ class Member:
     name: str
     room: str
     present: bool = True
+    # On another machine: told nothing from here.
+    elsewhere: bool = False
+
+
+@attrs.define(eq=False)
+class _Room:
+    """Who is in it; dicts for their order: who came first is listed and told first."""
+
+    here: dict[Member, None] = attrs.field(factory=dict)
+    elsewhere: dict[Member, None] = attrs.field(factory=dict)
+
+    def of(self, member: Member) -> dict[Member, None]:
+        return self.elsewhere if member.elsewhere else self.here
+
+    def __len__(self) -> int:
+        return len(self.here) + len(self.elsewhere)
+
+
+class Link(Protocol):
+    """The other machines, as a lobby sees them. No method may raise, or act in the lobby."""
+
+    def act(self, member: Member, kind: str, name: str, room: str, text: str) -> None:
+        """A member here did something, as `name` in `room`; `text` is what was said, or the new name or room."""
+
+    def refusal(self) -> str | None:
+        """Why nothing can be said just now, or None."""
+
+    def sync(self, member: Member) -> None:
+        """Tells the member, now or later, when all that they have said by now is safe, and how many lines that is."""
 
 
 class Refused(Exception):
@@ -50,29 +85,40 @@ class Lobby:
     """All rooms and all names. Every member is in exactly one room; a room lasts while somebody is in it."""
 
     def __init__(self) -> None:
-        # By the name that is compared: BEN, Ben and ben are one.
+        # The other machines, if there are any.
+        self.link: Link | None = None
+        # Those here, by the name that is compared: BEN, Ben and ben are one.
         self._names: dict[str, Member] = {}
-        # A dict for its order: who came first is listed and told first.
-        self._rooms: dict[str, dict[Member, None]] = {}
+        self._rooms: dict[str, _Room] = {}
         self._guests = 0
 
-    def enter(self, tell: Callable[[str], None]) -> Member:
-        """A newcomer, under a name that nobody has, in the first room."""
-        member = Member(tell, self._free_name(), FIRST_ROOM)
-        self._names[_key(member.name)] = member
-        tell(f"* welcome, {member.name}; /help tells what you can do")
-        self._go_to(member, FIRST_ROOM)
+    def enter(self, tell: Callable[[str], None], name: str = "", room: str = "") -> Member:
+        """A newcomer, in the first room under a name that nobody here has, or as they wish.
+
+        Of a wish that cannot be had they are told why, and come in as if they had not wished it.
+        """
+        refusals: list[str] = []
+        try:
+            name = self._free_name_like(name) if name else self._free_name()
+        except Refused as exc:
+            refusals.append(f"* {exc}")
+            name = self._free_name()
+        try:
+            room = _key(checked_name(room, "room name")) if room else FIRST_ROOM
+        except Refused as exc:
+            refusals.append(f"* {exc}")
+            room = FIRST_ROOM
+        member = Member(tell, name, room)
+        self._names[_key(name)] = member
+        for line in (f"* welcome, {name}; /help tells what you can do", *refusals):
+            tell(line)
+        self.joined(member)
         return member
 
     def leave(self, member: Member, how: str = "left") -> None:
         """Takes them out, and tells the others, unless `how` is empty. Again does nothing."""
-        if not member.present:
-            return
-        member.present = False
-        del self._names[_key(member.name)]
-        self._out_of_room(member)
-        if how:
-            self._spread(member.room, f"* {member.name} {how}")
+        if member.present:
+            self.left(member, how)
 
     def hear(self, member: Member, line: str) -> bool:
         """What a member typed: a command, or something to say. False when they have left by it."""
@@ -80,17 +126,97 @@ class Lobby:
         if line.startswith("/") and not line.startswith("//"):
             return self._obey(member, line)
         if line:
-            self._spread(member.room, f"<{member.name}> {line.removeprefix('/')}")
+            why_not = None if self.link is None else self.link.refusal()
+            if why_not is None:
+                self.said(member, line.removeprefix("/"))
+            else:
+                member.tell(f"* {why_not}")
         return True
 
     def members(self, room: str) -> list[Member]:
-        """Who is in a room, in the order in which they came."""
-        return list(self._rooms.get(room, ()))
+        """Who is in a room: those here, in the order in which they came, then those on other machines."""
+        there = self._rooms.get(room)
+        return [] if there is None else [*there.here, *there.elsewhere]
 
     @property
     def rooms(self) -> list[str]:
         """The rooms with somebody in them."""
         return list(self._rooms)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nobody is here, on this machine."""
+        return not self._names
+
+    def announce(self, line: str, room: str | None = None) -> None:
+        """The server's own word, to everybody here, or in one room."""
+        for each in list(self._rooms) if room is None else (room,):
+            self._spread(each, f"* {line}")
+
+    # The five acts
+
+    def joined(self, member: Member) -> None:
+        """They are new: in `member.room`, as `member.name`."""
+        self.place(member)
+        self._spread(member.room, f"* {member.name} joined {member.room}")
+        self._pass_on(member, "joined", member.name)
+
+    def said(self, member: Member, text: str) -> None:
+        """They said it, in their room."""
+        self._spread(member.room, f"<{member.name}> {text}")
+        self._pass_on(member, "said", member.name, text)
+
+    def renamed(self, member: Member, name: str) -> None:
+        """They have another name, which is free."""
+        before, member.name = member.name, name
+        if not member.elsewhere:
+            del self._names[_key(before)]
+            self._names[_key(name)] = member
+        self._spread(member.room, f"* {before} is now {name}")
+        self._pass_on(member, "renamed", before, name)
+
+    def went(self, member: Member, room: str) -> None:
+        """They are in another room."""
+        self._out_of_room(member)
+        self._spread(member.room, f"* {member.name} went to {room}")
+        self._pass_on(member, "went", member.name, room)
+        member.room = room
+        self.place(member)
+        self._spread(room, f"* {member.name} joined {room}")
+
+    def left(self, member: Member, how: str) -> None:
+        """They have gone. The others are told, unless `how` is empty."""
+        self.remove(member)
+        if how:
+            self._spread(member.room, f"* {member.name} {how}")
+        self._pass_on(member, "left", member.name, how)
+
+    def place(self, member: Member) -> None:
+        """Puts them into their room, and tells nobody."""
+        self._rooms.setdefault(member.room, _Room()).of(member)[member] = None
+
+    def remove(self, member: Member) -> None:
+        """Takes them out of their room, and tells nobody."""
+        member.present = False
+        if not member.elsewhere:
+            del self._names[_key(member.name)]
+        self._out_of_room(member)
+
+    def _out_of_room(self, member: Member) -> None:
+        there = self._rooms[member.room]
+        del there.of(member)[member]
+        if not there:
+            del self._rooms[member.room]
+
+    def _spread(self, room: str, line: str) -> None:
+        there = self._rooms.get(room)
+        if there is not None:
+            for member in there.here:
+                member.tell(line)
+
+    def _pass_on(self, member: Member, kind: str, name: str, text: str = "") -> None:
+        if self.link is not None and not member.elsewhere:
+            self.link.act(member, kind, name, member.room, text)
 
     # Commands
 
@@ -107,6 +233,8 @@ class Lobby:
                 self._join(member, rest)
             elif command == "/list":
                 self._list(member)
+            elif command == "/sync":
+                self._sync(member)
             elif command == "/help":
                 for help_line in HELP:
                     member.tell(f"* {help_line}")
@@ -117,45 +245,32 @@ class Lobby:
         return True
 
     def _rename(self, member: Member, wanted: str) -> None:
-        name = _checked(wanted, "nickname")
-        holder = self._names.get(_key(name))
-        if holder not in (None, member):
-            raise Refused(f"the nickname {name} is taken")
-        before, member.name = member.name, name
-        del self._names[_key(before)]
-        self._names[_key(name)] = member
-        self._spread(member.room, f"* {before} is now {name}")
+        self.renamed(member, self._free_name_like(wanted, member))
 
     def _join(self, member: Member, wanted: str) -> None:
-        room = _key(_checked(wanted, "room name"))
+        room = _key(checked_name(wanted, "room name"))
         if room == member.room:
             raise Refused(f"you are in {room} already")
-        self._out_of_room(member)
-        self._spread(member.room, f"* {member.name} went to {room}")
-        self._go_to(member, room)
+        self.went(member, room)
 
     def _list(self, member: Member) -> None:
-        member.tell("* rooms: " + _listed([f"{room} ({len(there)})" for room, there in self._rooms.items()]))
-        member.tell(f"* in {member.room}: " + _listed([other.name for other in self._rooms[member.room]]))
+        member.tell("* rooms: " + listed([f"{room} ({len(there)})" for room, there in self._rooms.items()]))
+        member.tell(f"* in {member.room}: " + listed([other.name for other in self.members(member.room)]))
 
-    # Rooms
-
-    def _go_to(self, member: Member, room: str) -> None:
-        member.room = room
-        self._rooms.setdefault(room, {})[member] = None
-        self._spread(room, f"* {member.name} joined {room}")
-
-    def _out_of_room(self, member: Member) -> None:
-        there = self._rooms[member.room]
-        del there[member]
-        if not there:
-            del self._rooms[member.room]
-
-    def _spread(self, room: str, line: str) -> None:
-        for member in self._rooms.get(room, ()):
-            member.tell(line)
+    def _sync(self, member: Member) -> None:
+        if self.link is None:
+            member.tell("* there are no other machines; all that you said was shown")
+        else:
+            self.link.sync(member)
 
     # Names
+
+    def _free_name_like(self, wanted: str, member: Member | None = None) -> str:
+        """The name as it will be shown; Refused when it cannot be one, or is somebody else's."""
+        name = checked_name(wanted, "nickname")
+        if self._names.get(_key(name)) not in (None, member):
+            raise Refused(f"the nickname {name} is taken")
+        return name
 
     def _free_name(self) -> str:
         while True:
@@ -165,7 +280,7 @@ class Lobby:
                 return name
 
 
-def _checked(wanted: str, what: str) -> str:
+def checked_name(wanted: str, what: str) -> str:
     """A name as it will be shown; Refused with the rule when it cannot be one."""
     name = unicodedata.normalize("NFKC", wanted)
     if not 1 <= len(name) <= NAME_LENGTH or not all(character.isalnum() or character in "-_" for character in name):
@@ -177,6 +292,7 @@ def _key(name: str) -> str:
     return name.casefold()
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The names in one line, and how many more there are."""
     more = len(names) - _LIST_LENGTH
     return ", ".join(names[:_LIST_LENGTH]) + (f" and {more} more" if more > 0 else "")

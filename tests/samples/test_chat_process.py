@@ -9,6 +9,7 @@ import socket
 import subprocess
 
 import pytest
+import trustme
 
 from tests.samples.processes import PATIENCE, read_to_end, wait_for
 
@@ -123,6 +124,22 @@ def test_the_client_over_a_unix_socket_ends_with_the_server(run, tmp_path):
     stop(server)
     assert client.ended() == 0
     assert client.output.endswith(b"* the server is shutting down\n")
+
+
+def test_the_client_over_tls(run, tmp_path):
+    """--tls-cert on one side, --tls and --tls-ca on the other; everything said is shown, and the end is in order."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "server.pem"))
+    server = run("chat", "--port", "0", "--tls-cert", f"{tmp_path}/server.pem")
+    where = ["--connect", f"localhost:{server.port()}", "--tls", "--tls-ca", f"{tmp_path}/ca.pem"]
+    client = run("chat", *where, stdin=subprocess.PIPE)
+    client.process.stdin.write("grüße\n".encode())
+    client.read_until("<guest1> grüße\n".encode())
+    client.process.stdin.close()
+    assert client.ended() == 0
+    assert client.errors == ""
+    stop(server)
 
 
 def test_ctrl_c_ends_the_client_in_order(run, server):

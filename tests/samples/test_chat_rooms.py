@@ -45,6 +45,36 @@ def test_newcomers_have_names_that_nobody_has(lobby):
     assert Person(lobby).member.name == "guest3"
 
 
+@pytest.mark.parametrize(
+    ("name", "room", "told", "came"),
+    [
+        ("ann", "Tea", [], ("ann", "tea")),
+        ("", "tea", [], ("guest2", "tea")),
+        ("ann", "", [], ("ann", "lobby")),
+        ("BEN", "tea", ["* the nickname BEN is taken"], ("guest2", "tea")),
+        ("a b", "", ["* a nickname is 1 to 16 letters, digits, - or _"], ("guest2", "lobby")),
+        ("ann", "?", ["* a room name is 1 to 16 letters, digits, - or _"], ("ann", "lobby")),
+    ],
+)
+def test_who_comes_back_may_say_as_whom_and_where_to(lobby, name, room, told, came):
+    """One line for the others; what cannot be had is told, and hinders nobody."""
+    ben = Person(lobby, "ben")
+    ben.says(f"/join {came[1]}")
+    ben.seen()
+    seen: list[str] = []
+    member = lobby.enter(seen.append, name, room)
+    assert (member.name, member.room) == came
+    assert seen[1:] == [*told, f"* {came[0]} joined {came[1]}"]
+    assert ben.seen() == [f"* {came[0]} joined {came[1]}"]
+
+
+def test_the_only_machine_has_nothing_to_wait_for(lobby):
+    """/sync is answered at once."""
+    ann = Person(lobby, "ann")
+    ann.says("/sync")
+    assert ann.seen() == ["* there are no other machines; all that you said was shown"]
+
+
 def test_coming_and_going_are_told(lobby):
     """Join, leave with and without a word, and each once."""
     ann = Person(lobby, "ann")
