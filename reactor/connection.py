@@ -371,9 +371,12 @@ class Connection(Life):
         *,
         server_side: bool = False,
         server_hostname: str | None = None,
+        received: bytes = b"",
         done: Callable[[], object] | None = None,
     ) -> None:
         """Goes on under TLS, from the next byte in both directions. What was written before leaves in the clear.
+
+        `received` is what was read already and belongs to the handshake: a ClientHello right behind a header, say.
 
         What is written from now on waits for the handshake, and is sent only when the peer's certificate is found good
         (for `server_hostname`, unless the context was told otherwise). Then `done()` is called, in the loop. A
@@ -403,7 +406,7 @@ class Connection(Life):
         self._direct = self._bursting = False
         patience = self._options.deadlines.handshake
         secure.deadline = self._loop.set_timer(self._loop.time() + patience, self, self.handshake_late)
-        secure.begin(self, done or ignore, self._queue)
+        secure.begin(self, done or ignore, self._queue, received)
         self._derive()
         self._refresh()
 

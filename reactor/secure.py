@@ -56,12 +56,17 @@ class Secure:
         self._ended = False
         self._end_bytes = 0
 
-    def begin(self, connection: Connection, then: Callable[[], object], sent_in_the_clear: SendQueue) -> None:
+    def begin(
+        self, connection: Connection, then: Callable[[], object], sent_in_the_clear: SendQueue, received: bytes = b""
+    ) -> None:
         """Begins the handshake, behind what was queued before; `then()` is called when it is complete."""
         self._connection, self._then = connection, then
         self._sealed = sent_in_the_clear.copy_to(self.records)
         self._codec.shake()
         self.send_records()
+        if received:
+            self._codec.hold(received)
+            connection.post(self._go_on_shaking)
 
     @property
     def _its(self) -> Connection:
@@ -80,9 +85,16 @@ class Secure:
         data = connection.receive()
         if data is None:
             return
-        if not data:
+        if data:
+            self._go_on_shaking(data)
+        else:
             connection.fail(TLSTruncated(f"{connection!r}: the peer ended in the middle of the TLS handshake"))
-            return
+
+    def _go_on_shaking(self, data: bytes = b"") -> None:
+        """Takes the handshake as far as what came allows."""
+        connection = self._its
+        if not self.shaking:
+            return  # it ended meanwhile
         try:
             complete = self._codec.shake(data)
         except OSError as exc:

@@ -50,6 +50,10 @@ class Codec:
             return False
         return True
 
+    def hold(self, data: bytes) -> None:
+        """Keeps what came, for the next `shake` or `read`."""
+        self._incoming.write(data)
+
     def read(self, data: bytes = b"") -> bytes:
         """All the plaintext that has become complete. Raises ssl.SSLError when there is none, and never will be."""
         self._incoming.write(data)

@@ -315,6 +315,43 @@ def test_the_queue_before_the_handshake_has_its_limit(reactor):
     assert protocol.report.unsent == 10_001
 
 
+class Headed(Recorder):
+    """Takes a line in the clear, and TLS from its very next byte, wherever TCP has cut."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        if "done" not in self.calls and b"\n" in self.data:
+            _, _, rest = bytes(self.data).partition(b"\n")
+            self.data.clear()
+            done = lambda: self.calls.append("done")  # noqa: E731
+            self.connection.start_tls(server_context(), server_side=True, received=rest, done=done)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "from a call of its own"])
+def test_a_handshake_that_was_read_with_what_came_before_it_is_not_lost(reactor, late):
+    """A ClientHello glued to a header is given to start_tls, and what the kernel has behind it comes after it."""
+
+    class Later(Headed):
+        def data_received(self, data):
+            self.connection.pause_reading()
+            reactor.call_soon(self.connection.resume_reading)
+            reactor.call_soon(super().data_received, data)
+
+    server = Server(reactor, Later if late else Headed)
+    plain, protocol = server.connected()
+    with plain:
+        peer = TLSPeer(plain.sock, reactor, client_context(), "localhost")
+        with pytest.raises(ssl.SSLWantReadError):
+            peer.tls.do_handshake()
+        hello = peer._outgoing.read()
+        peer.send_raw(b"a line\n" + hello[:100])
+        turn(reactor, 1)
+        peer.send_raw(hello[100:])
+        peer.shake()
+        peer.send(b"under TLS")
+        turn_until(reactor, lambda: protocol.data == b"under TLS")
+
+
 class Smtp(Recorder):
     """As much of RFC 5321 and RFC 3207 as a client needs to say hello twice."""
 
