@@ -131,6 +131,9 @@ class Sockets:
 
     # Writes of a turn are gathered here, so Nagle's algorithm would only add a delay to the last one.
     nodelay: bool = attrs.field(default=True, validator=_yes_or_no)
+    # Listeners only; `listen(reuse_port=True)` says the same. Several listeners, also of other processes of this user,
+    # share one port (SO_REUSEPORT), and Linux deals the callers out to them. All of them must ask for it.
+    reuse_port: bool = attrs.field(default=False, validator=_yes_or_no)
     # None: no probes. An idle deadline finds a dead peer as well, and costs no packets.
     keepalive: Keepalive | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Keepalive))

@@ -9,6 +9,8 @@ import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import attrs
+
 from reactor.connection import Connection
 from reactor.connector import Connector
 from reactor.datagram import Datagram
@@ -21,7 +23,7 @@ from reactor.options import DEFAULTS, Options
 from reactor.pollers import READ, WRITE
 from reactor.report import DrainSummary, Statistics, Totals
 from reactor.signals import Signals
-from reactor.system import Address, System, check_port
+from reactor.system import Address, ServiceManager, System, check_port
 from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
     from reactor.tls import Codec
 
 logger = logging.getLogger("reactor")
+
+# Seconds that a notice may wait for a service manager which is busy; sd_notify(3) would wait for ever. A lost READY=1
+# means that the service is taken for one that never began, so it is worth a second; what comes later is not.
+_NOTICE_PATIENCE = 1.0
 
 
 class Reactor(Loop):
@@ -51,6 +57,8 @@ class Reactor(Loop):
         self._drain_cuts: list[TimerHandle] = []
         self._cut = False
         self._before_drain: tuple[float, Totals] = (self.now, self.totals)
+        # Who was told READY=1, and is to be told the rest.
+        self._service_manager: ServiceManager | None = None
 
     def __enter__(self) -> Reactor:
         return self
@@ -69,6 +77,7 @@ class Reactor(Loop):
         path: str | os.PathLike[str] | None = None,
         sock: socket.socket | None = None,
         tls: ssl.SSLContext | None = None,
+        reuse_port: bool = False,
         options: Options = DEFAULTS,
     ) -> Listener:
         """Serves whoever connects: `factory()` makes a protocol for each. Exactly one of port, path, sock.
@@ -76,12 +85,18 @@ class Reactor(Loop):
         A host name listens on each of its addresses, no host on all of the machine (v4 and v6); port 0 picks one free
         port for all of them, and `Listener.addresses` tells it. `path` is a Unix socket's; what a dead server left
         there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. With `tls`, a
-        protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. OSError,
-        naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
+        protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. With
+        `reuse_port`, other listeners that ask for it, also in other processes, share the port, and Linux deals the
+        callers out. To each its own queue: `close` serves who waits there, but a process that dies resets them.
+        OSError, naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
         """
         self._check_takes_ends("listen()")
         self._check_target("listen()", factory, host, port, path, sock)
         _check_options(options)
+        if reuse_port:
+            if port is None:
+                raise ValueError("listen() takes reuse_port only together with a port")
+            options = attrs.evolve(options, sockets=attrs.evolve(options.sockets, reuse_port=True))
         codecs = None if tls is None else _codecs(tls, server_side=True)
         if sock is not None:
             sockets = self.system.listen_given(sock, options)
@@ -212,6 +227,48 @@ class Reactor(Loop):
         if self.system.resolve_numeric(host, check_port(number)) is None:
             raise ValueError(f"connect() takes a source of a numeric address and a port, not {source!r}")
 
+    # The service manager
+
+    def listen_fds(self) -> list[tuple[str, socket.socket]]:
+        """The sockets that a service manager (systemd) passed to this process, each with its name: sd_listen_fds(3).
+
+        They are yours: give them to `listen(sock=...)` or `datagram(sock=...)`, or close them. Answered once; empty
+        when nothing was passed, and afterwards. ValueError and OSError when what was passed cannot be used.
+        """
+        self.check_open("listen_fds()")
+        return self.system.listen_fds()
+
+    def notify(self, *assignments: str) -> bool:
+        """Tells the service manager how we are (sd_notify(3)): `notify("READY=1", "STATUS=serving")`.
+
+        After READY=1 the rest follows by itself: STOPPING=1 when a drain begins, and, if the manager watches,
+        WATCHDOG=1 from a timer, twice as often as asked for; with that timer `run()` ends only by a drain or `stop()`.
+        False when nobody wants to know (no NOTIFY_SOCKET). OSError when the manager cannot be told; ValueError for what
+        is no NAME=VALUE, and for a WATCHDOG_USEC that is no number. It waits a second at most for a busy manager.
+        """
+        self.check_open("notify()")
+        manager = self.system.service_manager()
+        if manager is None:
+            return False
+        manager.notify(*assignments, patience=_NOTICE_PATIENCE)
+        if "READY=1" in assignments and self._service_manager is None:
+            self._service_manager = manager
+            self._tell_watchdog()
+        return True
+
+    def _tell_watchdog(self) -> None:
+        manager = self._service_manager
+        if manager is None or manager.watchdog is None:
+            return
+        self.call_later(manager.watchdog / 2, self._tell_watchdog)
+        self._tell(manager, "WATCHDOG=1")
+
+    def _tell(self, manager: ServiceManager, notice: str) -> None:
+        try:
+            manager.notify(notice)
+        except OSError as exc:
+            logger.warning("%s was not told: %s", notice, exc.strerror)
+
     # Foreign descriptors
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
@@ -299,6 +356,8 @@ class Reactor(Loop):
             self._drain = DrainSummary()
             self._before_drain = (self.time(), self.totals.copy())
             self.draining = True
+            if self._service_manager is not None:
+                self._tell(self._service_manager, "STOPPING=1")
             for listener in self.listeners:
                 listener.close()
             for connection in self.connections:

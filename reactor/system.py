@@ -63,6 +63,7 @@ _TCP_STATES = (
 _RESET = struct.pack("ii", 1, 0)
 # sd_listen_fds(3): the first descriptor that is passed.
 _LISTEN_FDS_START = 3
+_LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 # A port, and of an IPv6 address the flow label and the scope.
 _MOST_IN_ADDRESS = (65535, 2**20 - 1, 2**32 - 1)
 # Ports tried so that every address of a name gets the same free one.
@@ -173,7 +174,8 @@ class System:
 
     def pair(self) -> tuple[Socket, Socket]:
         """Two connected sockets, by which other threads and signal handlers wake the loop."""
-        ends = socket.socketpair()
+        ours, theirs = socket.socketpair()
+        ends = ours, _AnyThreadsSocket(fileno=theirs.detach())
         for end in ends:
             end.setblocking(False)
         return ends
@@ -216,6 +218,10 @@ class System:
         try:
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if options.sockets.reuse_port:
+                if not hasattr(socket, "SO_REUSEPORT"):
+                    raise OSError(errno.ENOPROTOOPT, "this platform cannot share a port")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             if address.family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual_stack)
             self._set_options(sock, options.sockets)
@@ -271,17 +277,28 @@ class System:
         return [sock]
 
     def listen_fds(self) -> list[tuple[str, socket.socket]]:
-        """The sockets a service manager passed to this process, with their names (sd_listen_fds(3)); often none."""
-        if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        """The sockets a service manager passed to this process, with their names (sd_listen_fds(3)); often none.
+
+        Once: the environment is cleared, so that no child takes them for its own. ValueError for a count that is none,
+        OSError for a descriptor that is no socket; the sockets are closed then.
+        """
+        passed_to, count, names = (os.environ.pop(name, "") for name in _LISTEN_VARIABLES)
+        if passed_to != str(os.getpid()):
             return []
-        count = int(os.environ.get("LISTEN_FDS", "0"))
-        names = os.environ.get("LISTEN_FDNAMES", "").split(":")
-        passed = []
-        for index in range(count):
-            fd = _LISTEN_FDS_START + index
-            os.set_inheritable(fd, False)
-            name = names[index] if index < len(names) and names[index] else "unknown"
-            passed.append((name, socket.socket(fileno=fd)))
+        if not (count.isascii() and count.isdigit()):
+            raise ValueError(f"LISTEN_FDS is a number of descriptors, not {count!r}")
+        named = names.split(":")
+        passed: list[tuple[str, socket.socket]] = []
+        try:
+            for index in range(int(count)):
+                fd = _LISTEN_FDS_START + index
+                os.set_inheritable(fd, False)
+                name = named[index] if index < len(named) and named[index] else "unknown"
+                passed.append((name, socket.socket(fileno=fd)))
+        except OSError as exc:
+            for _, sock in passed:
+                sock.close()
+            raise _named(exc, f"cannot use descriptor {fd} of LISTEN_FDS={count}") from exc
         return passed
 
     def close_listening(self, sock: Socket) -> None:
@@ -600,6 +617,53 @@ class System:
         """The signals that ask a server to end."""
         return (signal.SIGTERM, signal.SIGINT)
 
+    # The service manager
+
+    def service_manager(self) -> ServiceManager | None:
+        """Who wants to be told how this process is, as the environment has it; None: nobody.
+
+        ValueError for a watchdog's interval that is none.
+        """
+        address = os.environ.get("NOTIFY_SOCKET")
+        return ServiceManager(address, _watchdog_seconds()) if address else None
+
+
+class ServiceManager:
+    """Who started this process and wants to hear from it (sd_notify(3)), at NOTIFY_SOCKET's path or abstract @name."""
+
+    def __init__(self, address: str, watchdog: float | None) -> None:
+        self._address = address
+        # Seconds: without WATCHDOG=1 for so long it takes us for dead. None: it does not watch.
+        self.watchdog = watchdog
+
+    def notify(self, *assignments: str, patience: float = 0.0) -> None:
+        """Tells it, for instance, "READY=1" and "STATUS=serving". Waits so many seconds at most, while it is busy.
+
+        OSError, naming the socket, when it cannot be told; ValueError for what is no assignment.
+        """
+        for assignment in assignments:
+            if "=" not in assignment or "\n" in assignment:
+                raise ValueError(f"a notice is NAME=VALUE in one line, not {assignment!r}")
+        try:
+            if not self._address.startswith(("/", "@")):
+                raise OSError(errno.EAFNOSUPPORT, "neither a path nor an abstract @name")
+            address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(patience)
+                sock.sendto("\n".join(assignments).encode(), address)
+        except OSError as exc:
+            raise _named(exc, f"cannot notify NOTIFY_SOCKET={self._address}") from exc
+
+
+def _watchdog_seconds() -> float | None:
+    """sd_watchdog_enabled(3): the interval, if it is this process that is watched."""
+    interval, watched = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not interval or watched not in ("", str(os.getpid())):
+        return None
+    if not (interval.isascii() and interval.isdigit() and int(interval)):
+        raise ValueError(f"WATCHDOG_USEC is a positive number of microseconds, not {interval!r}")
+    return int(interval) / 1e6
+
 
 def _only_wake(number: int, frame: object) -> None:
     """The interpreter has written the number to the wake-up descriptor; the loop does the rest."""
@@ -607,6 +671,27 @@ def _only_wake(number: int, frame: object) -> None:
 
 def _shrunk(part: FileRange) -> FileUnusable:
     return FileUnusable(errno.EIO, f"a file that was being sent ends at {part.offset}, {part.size} bytes too early")
+
+
+class _AnyThreadsSocket(socket.socket):
+    """A socket that one thread may close while another sends.
+
+    Otherwise a send that has let go of the interpreter, but is not yet in the kernel, could meet the number of a
+    descriptor that was closed and opened anew: its byte would go to somebody else's connection.
+    """
+
+    def __init__(self, fileno: int) -> None:
+        # Re-entrant: a signal handler may run between any two steps of the thread that holds it.
+        self._lock = threading.RLock()
+        super().__init__(fileno=fileno)
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        with self._lock:
+            return super().send(data, flags)
+
+    def close(self) -> None:
+        with self._lock:
+            super().close()
 
 
 def _with_port(address: Address, port: int) -> Address:

@@ -1,8 +1,10 @@
 """What every sample's command line shares, so that a sample itself is only its protocol.
 
-A server's `main` is one call: `run_server(arguments(...), serve)`. It reads the arguments, makes the reactor, calls
-`serve(reactor, host, port, path=..., sock=..., options=...)` for each place to listen at, prints `listening on ADDRESS`
-for each address, and runs until SIGTERM or SIGINT has drained it. `run_client` is the same for the calling side.
+A server's `main` is one call: `run_server(parser, args, serve)`. It reads the arguments, makes the reactor, calls
+`serve(reactor, host, port, path=..., sock=..., tls=..., options=...)` for each place to listen at (only with what was
+asked for), prints `listening on ADDRESS` for each address, tells the service manager, and runs until
+SIGTERM or SIGINT has drained it. With `--workers` several processes do so (`workers.py`). `run_client` is the same for
+the calling side.
 
 What cannot work is told in one line on stderr, with exit status 2, before anything is served. Exit status 0 means that
 every connection ended in order; 1 that something was lost, with the reason on stderr.
@@ -12,19 +14,26 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib
 import logging
 import math
 import os
 import select
 import signal
 import socket
+import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+import attrs
+
 from reactor import Connection, Deadlines, Handle, Limits, Listener, Options, Protocol, Reactor
-from reactor.system import address_text, check_port
+from reactor.system import Socket, System, address_text, check_port
 from reactor.trace import text
+from samples.workers import Link, supervise
+
+logger = logging.getLogger("samples")
 
 _NOTES = """\
 signals:
@@ -39,10 +48,15 @@ exit status:
 _HOST = "127.0.0.1"
 # One read of standard input: what a pipe holds (Linux: 64 KiB).
 _INPUT_BYTES = 64 * 1024
+# Far more than any machine has use for: a mistyped number must not fill the process table.
+_MOST_WORKERS = 256
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaint is one line."""
+
+    takes_tls = False
+    tls_group: argparse._ArgumentGroup
 
     def error(self, message: str) -> NoReturn:
         self.refuse(f"{message} (--help tells more)")
@@ -52,8 +66,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
 
 
-def parser(name: str, description: str, port: int, examples: str) -> Parser:
-    """The arguments that every sample takes; add your own to what this returns."""
+def parser(
+    name: str, description: str, port: int, examples: str, *, tls: bool = False, workers: bool = False
+) -> Parser:
+    """The arguments that every sample takes; add your own to what this returns.
+
+    With `tls` also those for certificates (and `add_connect` adds a client's): then `serve` may be given `tls`. With
+    `workers` also the one for several processes: only for a server whose connections need not know of each other.
+    """
     made = Parser(
         prog=f"python -m samples.{name}",
         description=description,
@@ -61,23 +81,44 @@ def parser(name: str, description: str, port: int, examples: str) -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.set_defaults(default_port=port)
+    made.takes_tls = tls
+    made.set_defaults(
+        default_port=port, connect=None, tls_cert=None, tls_key=None, tls=False, tls_ca=None, workers=None
+    )
     where = made.add_argument_group("where to listen")
     where.add_argument("--host", help=f'address or name to listen on ({_HOST}); "" is every address of the machine')
     where.add_argument("--port", type=_port, help=f"TCP port ({port}); 0 picks a free one")
     where.add_argument("--unix", metavar="PATH", help="a Unix socket instead; @NAME is an abstract one (Linux)")
     where.add_argument("--fd", type=_fd, metavar="N", help="an inherited descriptor; `systemd` takes LISTEN_FDS's")
+    if workers:
+        where.add_argument("--workers", type=_worker_count, metavar="N", help="processes that share the place (1)")
+    if tls:
+        made.tls_group = made.add_argument_group("TLS")
+        made.tls_group.add_argument("--tls-cert", metavar="FILE", help="serve with this certificate chain (PEM)")
+        made.tls_group.add_argument("--tls-key", metavar="FILE", help="its private key (by default in the same file)")
+    _add_limits(made)
+    _add_looking(made)
+    return made
+
+
+def _add_limits(made: Parser) -> None:
     limits = made.add_argument_group("limits")
-    limits.add_argument("--idle-timeout", type=_seconds, metavar="S", help="end who is silent for so long (never)")
+    limits.add_argument("--idle-timeout", type=seconds, metavar="S", help="end who is silent for so long (never)")
     limits.add_argument(
         "--drain-timeout", type=_seconds_or_none_at_all, default=30.0, metavar="S", help="for an end in order (30)"
     )
-    limits.add_argument("--max-connections", type=count, metavar="N", help="the others wait in line (no limit)")
+    limits.add_argument(
+        "--max-connections", type=count, metavar="N", help="the others wait in line (no limit); for each worker"
+    )
+
+
+def _add_looking(made: Parser) -> None:
     looking = made.add_argument_group("looking")
     looking.add_argument("--log-level", type=_log_level, default="WARNING", metavar="L", help="debug ... (warning)")
     looking.add_argument("--trace", action="store_true", help="one line on stderr for each thing on the wire")
     looking.add_argument("--poller", metavar="P", help="epoll, kqueue, poll or select (the best there is)")
-    return made
+    looking.add_argument("--monitor", type=_port, metavar="PORT", help=f"a live page about it, at http://{_HOST}:PORT/")
+    looking.add_argument("--teach", action="store_true", help="the page can also play a peer that ends badly")
 
 
 # Arguments
@@ -106,7 +147,7 @@ def _seconds_or_none_at_all(word: str) -> float:
     return seconds
 
 
-def _seconds(word: str) -> float:
+def seconds(word: str) -> float:
     seconds = _seconds_or_none_at_all(word)
     if not seconds:
         raise argparse.ArgumentTypeError("zero seconds would end everything at once")
@@ -120,6 +161,13 @@ def count(word: str) -> int:
     return int(word)
 
 
+def _worker_count(word: str) -> int:
+    number = count(word)
+    if number > _MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"more than {_MOST_WORKERS} processes only wait for each other, not {word!r}")
+    return number
+
+
 def _log_level(word: str) -> str:
     if word.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"):
         raise argparse.ArgumentTypeError(f"a level is debug, info, warning, error or critical, not {word!r}")
@@ -128,10 +176,15 @@ def _log_level(word: str) -> str:
 
 def add_connect(made: Parser, what: str) -> None:
     """Gives a sample its client: `--connect`."""
-    made.add_argument("--connect", type=_target, metavar="HOST:PORT", help=f"{what}; unix:PATH for a Unix socket")
+    made.add_argument("--connect", type=target, metavar="HOST:PORT", help=f"{what}; unix:PATH for a Unix socket")
+    if made.takes_tls:
+        made.tls_group.add_argument(
+            "--tls", action="store_true", help="connect with TLS; HOST must be in the certificate"
+        )
+        made.tls_group.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, not the machine's")
 
 
-def _target(word: str) -> dict[str, Any]:
+def target(word: str) -> dict[str, Any]:
     if word.startswith("unix:") and len(word) > len("unix:"):
         return {"path": _unix_path(word.removeprefix("unix:"))}
     host, colon, port = word.rpartition(":")
@@ -154,20 +207,35 @@ def options_of(args: argparse.Namespace) -> Options:
 
 def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., Listener]) -> int:
     """Serves until a signal has drained it; returns the exit status."""
+    if args.tls or args.tls_ca is not None:
+        made.error("--tls and --tls-ca need --connect; a server takes --tls-cert")
+    if args.teach and args.monitor is None:
+        made.error("--teach needs --monitor")
+    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        System().service_manager()
+    except ValueError as exc:
+        made.refuse(reason(exc))
+    how: dict[str, Any] = {"options": options_of(args)}
+    if args.tls_cert is not None or args.tls_key is not None:
+        how["tls"] = _server_context(made, args)
+    if (args.workers or 1) > 1:
+        return _run_workers(made, args, serve, how)
     with _reactor(made, args) as reactor:
+        monitor = _attach_monitor(made, args, reactor)
         reactor.drain_on_signals(args.drain_timeout)
-        for listener in _listen(made, args, reactor, serve):
-            for address in listener.addresses:
-                _say(made, f"listening on {address_text(address)}")
-        reactor.run()
-        if reactor.drained is None or reactor.drained.clean:
-            return 0
-        print(reactor.drained, file=sys.stderr)
-        return 1
+        addresses = _listen(made, reactor, serve, _places(made, args), how)
+        _tell_serving(made, addresses)
+        if monitor is not None:
+            _say(made, f"monitor on http://{address_text(monitor.addresses[0])}/")
+        try:
+            reactor.notify("READY=1", "STATUS=listening on " + ", ".join(addresses))
+        except OSError as exc:
+            logger.warning("%s", reason(exc))
+        return _run(reactor)
 
 
 def _reactor(made: Parser, args: argparse.Namespace) -> Reactor:
-    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(message)s")
     try:
         reactor = Reactor(poller=args.poller)
     except ValueError as exc:
@@ -177,42 +245,179 @@ def _reactor(made: Parser, args: argparse.Namespace) -> Reactor:
     return reactor
 
 
-def _listen(made: Parser, args: argparse.Namespace, reactor: Reactor, serve: Callable[..., Listener]) -> list[Listener]:
-    options = options_of(args)
+def _run(reactor: Reactor) -> int:
+    reactor.run()
+    if reactor.drained is None or reactor.drained.clean:
+        return 0
+    print(reactor.drained, file=sys.stderr)
+    return 1
+
+
+def _tell_serving(made: Parser, addresses: list[str]) -> None:
+    for address in addresses:
+        _say(made, f"listening on {address}")
+
+
+def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) -> Listener | None:
+    """Before anybody else listens: it is told only of what begins from then on."""
+    if args.monitor is None:
+        return None
+    try:
+        attach: Callable[..., Listener] = importlib.import_module("samples.monitor").attach
+    except ModuleNotFoundError as exc:
+        made.refuse(f"--monitor needs the module {exc.name}: pip install 'selector-reactor[web]'")
+    try:
+        return attach(reactor, args.monitor, teach=args.teach)
+    except OSError as exc:
+        made.refuse(f"--monitor {args.monitor}: {reason(exc)}")
+
+
+def _server_context(made: Parser, args: argparse.Namespace) -> ssl.SSLContext:
+    if args.tls_cert is None:
+        made.error("--tls-key needs --tls-cert")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    for option, path in (("--tls-cert", args.tls_cert), ("--tls-key", args.tls_key)):
+        if path is not None:
+            _check_readable(made, option, path)
+    files = f"--tls-cert {args.tls_cert}" + (f" --tls-key {args.tls_key}" if args.tls_key is not None else "")
+    try:
+        context.load_cert_chain(args.tls_cert, args.tls_key, password=_no_password)
+    except ssl.SSLError as exc:
+        why = (exc.reason or "").replace("_", " ").lower()
+        made.refuse(f"{files}: not a certificate chain and its private key in PEM" + (f" ({why})" if why else ""))
+    except (OSError, ValueError) as exc:
+        made.refuse(f"{files}: {reason(exc)}")
+    return context
+
+
+def _check_readable(made: Parser, option: str, path: str) -> None:
+    """OpenSSL does not say which file it could not read. Not opened, for it may be a pipe, which is read once."""
+    try:
+        os.stat(path)
+        if not os.access(path, os.R_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except (OSError, ValueError) as exc:
+        made.refuse(f"{option} {path}: {reason(exc)}")
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted, and nobody is asked for its password")
+
+
+# Where to listen
+
+
+@attrs.frozen
+class _Place:
+    """What `serve` is given for one place: a host and a port, or a path, or a socket that is open already."""
+
+    where: tuple[Any, ...] = ()
+    how: dict[str, Any] = attrs.field(factory=dict)
+    # What begins the line of a refusal.
+    name: str = ""
+
+
+def _places(made: Parser, args: argparse.Namespace) -> list[_Place]:
     if args.fd is not None:
         if args.host is not None or args.port is not None or args.unix is not None:
             made.error("--fd cannot be combined with --host, --port or --unix")
-        return _listen_on_inherited(made, args.fd, reactor, serve, options)
+        return [_Place(how={"sock": sock}, name=f"--fd {args.fd}: ") for sock in _inherited(made, args.fd)]
     if args.unix is not None and (args.host is not None or args.port is not None):
         made.error("--unix cannot be combined with --host or --port")
     if args.unix == "":
         made.error("--unix needs a path")
-    try:
-        if args.unix is not None:
-            return [serve(reactor, path=_unix_path(args.unix), options=options)]
-        host = _HOST if args.host is None else args.host or None
-        port = args.default_port if args.port is None else args.port
-        return [serve(reactor, host, port, options=options)]
-    except (OSError, ValueError) as exc:
-        made.refuse(reason(exc))
+    if args.unix is not None:
+        return [_Place(how={"path": _unix_path(args.unix)})]
+    host = _HOST if args.host is None else args.host or None
+    return [_Place(where=(host, args.default_port if args.port is None else args.port))]
 
 
-def _listen_on_inherited(
-    made: Parser, fd: int | str, reactor: Reactor, serve: Callable[..., Listener], options: Options
-) -> list[Listener]:
-    sockets: list[socket.socket] = []
+def _inherited(made: Parser, fd: int | str) -> list[socket.socket]:
     try:
-        if isinstance(fd, int):
-            sockets = [socket.socket(fileno=fd)]
-        else:
-            sockets = [sock for _, sock in reactor.system.listen_fds()]
-        if not sockets:
-            made.refuse("--fd systemd: no socket was passed to this process in LISTEN_FDS and LISTEN_PID")
-        return [serve(reactor, sock=sock, options=options) for sock in sockets]
+        sockets = [socket.socket(fileno=fd)] if isinstance(fd, int) else [sock for _, sock in System().listen_fds()]
     except (OSError, ValueError, OverflowError) as exc:
-        for sock in sockets:
-            sock.close()
         made.refuse(f"--fd {fd}: {reason(exc)}")
+    if not sockets:
+        made.refuse("--fd systemd: no socket was passed to this process in LISTEN_FDS and LISTEN_PID")
+    return sockets
+
+
+def _listen(
+    made: Parser, reactor: Reactor, serve: Callable[..., Listener], places: list[_Place], how: dict[str, Any]
+) -> list[str]:
+    """Listens at each; the addresses, as people write them."""
+    addresses: list[str] = []
+    for place in places:
+        try:
+            addresses += map(address_text, serve(reactor, *place.where, **place.how, **how).addresses)
+        except (OSError, ValueError) as exc:
+            _close_all(other.how["sock"] for other in places if "sock" in other.how)
+            made.refuse(place.name + reason(exc))
+    return addresses
+
+
+def _close_all(sockets: Iterable[Socket]) -> None:
+    for sock in sockets:
+        sock.close()
+
+
+# Several processes
+
+
+def _run_workers(made: Parser, args: argparse.Namespace, serve: Callable[..., Listener], how: dict[str, Any]) -> int:
+    """Everything is opened here, before the first worker: so a queue of callers outlives a worker that fails."""
+    if args.monitor is not None:
+        made.error("--monitor sees one process: it cannot be combined with --workers")
+    system = System()
+    slots: list[list[Socket]] = [[] for _ in range(args.workers)]
+    for place in _places(made, args):
+        try:
+            for slot, sockets in zip(slots, _open(system, place, how["options"], args.workers), strict=True):
+                slot += sockets
+        except (OSError, ValueError) as exc:
+            _close_all(sock for slot in slots for sock in slot)
+            made.refuse(place.name + reason(exc))
+    addresses = [address_text(sock.getsockname()) for sock in slots[0]]
+
+    def work(link: Link) -> int:
+        mine = slots[link.slot]
+        _close_all(sock for slot in slots for sock in slot if sock not in mine)
+        with _reactor(made, args) as reactor:
+            _listen(made, reactor, serve, [_Place(how={"sock": sock}) for sock in mine], how)
+            link.serving(reactor, args.drain_timeout)
+            return _run(reactor)
+
+    def ending() -> None:
+        for sock in {sock for slot in slots for sock in slot}:
+            system.close_listening(sock)
+
+    return supervise(
+        work,
+        args.workers,
+        drain_timeout=args.drain_timeout,
+        status=f"{args.workers} workers at {', '.join(addresses)}",
+        serving=lambda: _tell_serving(made, addresses),
+        ending=ending,
+    )
+
+
+def _open(system: System, place: _Place, options: Options, count: int) -> list[list[Socket]]:
+    """For each worker its listening sockets: by TCP port its own, else the very same ones."""
+    if "path" in place.how:
+        return [system.listen_unix(place.how["path"], options)] * count
+    if "sock" in place.how:
+        return [system.listen_given(place.how["sock"], options)] * count
+    host, port = place.where
+    options = attrs.evolve(options, sockets=attrs.evolve(options.sockets, reuse_port=True))
+    opened: list[list[Socket]] = []
+    try:
+        for _ in range(count):
+            opened.append(system.listen_tcp(host, port, options))
+            port = opened[0][0].getsockname()[1]
+    except OSError:
+        _close_all(sock for sockets in opened for sock in sockets)
+        raise
+    return opened
 
 
 def reason(exc: Exception) -> str:
@@ -230,6 +435,19 @@ def _say(made: Parser, line: str) -> None:
 
 
 # Clients
+
+_SERVERS_OPTIONS = (
+    "--host",
+    "--port",
+    "--unix",
+    "--fd",
+    "--workers",
+    "--max-connections",
+    "--tls-cert",
+    "--tls-key",
+    "--monitor",
+    "--teach",
+)
 
 
 class Client(Protocol):
@@ -367,11 +585,15 @@ class Feeder:
 
 def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor], Client]) -> int:
     """Connects, runs until that connection has ended, and returns the exit status."""
-    if any(value is not None for value in (args.host, args.port, args.unix, args.fd, args.max_connections)):
-        made.error("--connect cannot be combined with --host, --port, --unix, --fd or --max-connections")
+    for option in _SERVERS_OPTIONS:
+        value = getattr(args, option.removeprefix("--").replace("-", "_"))
+        if value is not None and value is not False:
+            made.error(f"--connect cannot be combined with {option}")
+    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(message)s")
+    context = _client_context(made, args)
     with _reactor(made, args) as reactor:
         client = make(reactor)
-        connector = reactor.connect(lambda: client, **args.connect, options=options_of(args))
+        connector = reactor.connect(lambda: client, **args.connect, tls=context, options=options_of(args))
 
         def end() -> None:
             connector.cancel()
@@ -385,3 +607,20 @@ def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor],
             return 0
         print(f"{made.prog}: {reason(client.failure)}", file=sys.stderr)
         return 1
+
+
+def _client_context(made: Parser, args: argparse.Namespace) -> ssl.SSLContext | None:
+    """The certificate is always checked."""
+    if not args.tls:
+        if args.tls_ca is not None:
+            made.error("--tls-ca needs --tls")
+        return None
+    if "path" in args.connect:
+        made.error("--tls needs HOST:PORT: a Unix socket has no name that a certificate could be for")
+    if args.tls_ca is not None:
+        _check_readable(made, "--tls-ca", args.tls_ca)
+    try:
+        return ssl.create_default_context(cafile=args.tls_ca)
+    except OSError as exc:
+        why = (getattr(exc, "reason", None) or reason(exc)).replace("_", " ").lower()
+        made.refuse(f"--tls-ca {args.tls_ca}: not certificates in PEM ({why})")

@@ -20,7 +20,8 @@ from samples import common
 EXAMPLES = """\
   python -m samples.echo --port 0 --trace
   echo hello | nc -N 127.0.0.1 7000
-  python -m samples.echo --unix /run/echo.sock"""
+  python -m samples.echo --unix /run/echo.sock
+  python -m samples.echo --workers 4 --tls-cert chain.pem --tls-key key.pem"""
 
 
 class Echo(Protocol):
@@ -40,7 +41,8 @@ def serve(reactor: Reactor, *where: Any, **how: Any) -> Listener:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("echo", "Send back whatever comes, for as long as it comes.", 7000, EXAMPLES)
+    what = "Send back whatever comes, for as long as it comes."
+    parser = common.parser("echo", what, 7000, EXAMPLES, tls=True, workers=True)
     return common.run_server(parser, parser.parse_args(argv), serve)
 
 

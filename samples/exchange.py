@@ -27,7 +27,9 @@ EXAMPLES = """\
   python -m samples.exchange --port 7002                                  the server
   python -m samples.exchange --connect 127.0.0.1:7002 'one two three'    a request
   python -m samples.exchange --connect 127.0.0.1:7002 < README.md        another, from standard input
-  printf 'one two three' | nc -N 127.0.0.1 7002                          any client that can half-close"""
+  printf 'one two three' | nc -N 127.0.0.1 7002                          any client that can half-close
+  python -m samples.exchange --tls-cert chain.pem --tls-key key.pem      with TLS
+  python -m samples.exchange --connect localhost:7002 --tls --tls-ca ca.pem 'one two three'"""
 
 REQUEST_LIMIT = 16 * 1024 * 1024
 # Seconds in which somebody who has just connected may still begin a request while the server drains.
@@ -100,7 +102,8 @@ class Client(common.Client):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("exchange", "Answer a request that ends with the client's FIN.", 7002, EXAMPLES)
+    what = "Answer a request that ends with the client's FIN."
+    parser = common.parser("exchange", what, 7002, EXAMPLES, tls=True, workers=True)
     common.add_connect(parser, "be the client of that server")
     parser.add_argument("request", nargs="?", help="the client's request (standard input)")
     parser.add_argument(

@@ -739,6 +739,9 @@ class SimulatedSystem(System):
     def restore_signal(self, number: int, handler: Any) -> None:
         self._caught.discard(number)
 
+    def service_manager(self) -> None:
+        return None
+
     def stop_signals(self) -> tuple[int, ...]:
         return (_SIGNALS["SIGTERM"], _SIGNALS["SIGINT"])
 

@@ -26,6 +26,8 @@ OPTIONS = [
     "log-level",
     "trace",
     "poller",
+    "monitor",
+    "teach",
 ]
 UNUSABLE = {
     "a port that is no number": ["--port", "http"],
@@ -54,6 +56,15 @@ UNUSABLE = {
     "two places": ["--unix", "x", "--port", "0"],
     "a descriptor and a place": ["--fd", "0", "--port", "0"],
     "an unknown option": ["--prot", "0"],
+    "a monitor at no port": ["--port", "0", "--monitor", "http"],
+    "a lesson without a monitor": ["--port", "0", "--teach"],
+    "no workers": ["--port", "0", "--workers", "0"],
+    "more workers than any machine has use for": ["--port", "0", "--workers", "1000"],
+    "a monitor of several workers": ["--port", "0", "--workers", "2", "--monitor", "0"],
+    "several workers where there is no directory": ["--workers", "2", "--unix", "/nonexistent/socket"],
+    "several workers at an address of another machine": ["--workers", "2", "--port", "0", "--host", "192.0.2.1"],
+    "several workers on a descriptor that is no socket": ["--workers", "2", "--fd", "0"],
+    "TLS for a client that is none": ["--port", "0", "--tls-key", "key.pem"],
 }
 
 
@@ -96,6 +107,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(capsys, arguments):
         ("exchange", ["--connect", "unix:"]),
         ("exchange", ["a request for nobody"]),
         ("exchange", ["--request-limit", "0"]),
+        ("exchange", ["--connect", "127.0.0.1:7001", "--port", "1"]),
+        ("exchange", ["--connect", "127.0.0.1:7001", "--workers", "1"]),
+        ("exchange", ["--connect", "127.0.0.1:7001", "--monitor", "0"]),
+        ("exchange", ["--port", "0", "--workers", "3", "--poller", "magic"]),
     ],
 )
 def test_each_sample_refuses_in_one_line(run, name, arguments):
@@ -122,6 +137,47 @@ def test_a_poller_named_by_the_environment_is_checked_as_well():
     )
     assert (ended.returncode, ended.stdout) == (2, "")
     assert re.fullmatch(r"python -m samples\.echo: there is no poller 'magic' here; there are .*\n", ended.stderr)
+
+
+def test_a_service_manager_that_speaks_nonsense_is_told_in_one_line(run, monkeypatch):
+    """LISTEN_FDS and WATCHDOG_USEC that are no numbers: refused by name."""
+    script = (
+        "import os, sys\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS='some')\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'samples.echo', '--fd', 'systemd'])\n"
+    )
+    sample = run("echo", command=[sys.executable, "-c", script])
+    assert sample.ended() == 2
+    assert sample.errors == (
+        "python -m samples.echo: --fd systemd: LISTEN_FDS is a number of descriptors, not 'some'\n"
+    )
+    monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/notify")
+    monkeypatch.setenv("WATCHDOG_USEC", "often")
+    for workers in ("1", "2"):
+        line = refusal(run, "echo", "--port", "0", "--workers", workers)
+        assert "WATCHDOG_USEC is a positive number of microseconds, not 'often'" in line
+
+
+def test_a_monitor_without_its_library_names_the_extra(run, monkeypatch, tmp_path):
+    """--monitor where h11 is not installed: one line, with what to install."""
+    (tmp_path / "h11.py").write_text("raise ModuleNotFoundError(\"No module named 'h11'\", name='h11')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    line = refusal(run, "echo", "--port", "0", "--monitor", "0")
+    assert "--monitor needs the module h11: pip install 'selector-reactor[web]'" in line
+
+
+def test_the_monitor_is_told_after_the_addresses(run):
+    """--monitor 0 picks a port, tells it in the second line, and a drain ends the page, too."""
+    pytest.importorskip("h11")
+    server = run("echo", "--port", "0", "--monitor", "0")
+    first, second = server.read_until(b"\n", 2).decode().splitlines()
+    assert first.startswith("listening on 127.0.0.1:")
+    page = re.fullmatch(r"monitor on http://127\.0\.0\.1:(\d+)/", second)
+    assert page
+    with socket.create_connection(("127.0.0.1", int(page[1])), PATIENCE) as browser:
+        browser.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nConnection: close\r\n\r\n" % int(page[1]))
+        assert b"200" in read_to_end(browser).split(b"\r\n")[0]
+    assert server.stop() == 0
 
 
 @pytest.mark.parametrize("arguments", [["--connect", "unix:/nonexistent/socket"], ["--connect", "unix:" + "x" * 200]])
