@@ -65,13 +65,15 @@ def as_view(data: Buffer) -> memoryview:
 class SendQueue:
     """A queue of chunks that goes out in pieces of the kernel's choosing."""
 
-    __slots__ = ("_chunks", "_files", "size")
+    __slots__ = ("_chunks", "_file_bytes", "files", "size")
 
     def __init__(self) -> None:
-        # Of all chunks, in bytes.
+        # Of all chunks, in bytes; and of those that are parts of files, which are not in memory.
         self.size = 0
+        self._file_bytes = 0
+        # How many of them are parts of files.
+        self.files = 0
         self._chunks: deque[Chunk] = deque()
-        self._files = 0
 
     def __len__(self) -> int:
         """How many chunks there are."""
@@ -87,18 +89,12 @@ class SendQueue:
         """Adds a part of a file, which is not empty, at the end."""
         self._chunks.append(part)
         self.size += len(part)
-        self._files += 1
-
-    @property
-    def files(self) -> int:
-        """How many parts of files there are."""
-        return self._files
+        self._file_bytes += len(part)
+        self.files += 1
 
     def held(self) -> int:
         """The bytes that are in memory: all but the files'."""
-        if not self._files:
-            return self.size
-        return sum(len(chunk) for chunk in self._chunks if type(chunk) is not FileRange)
+        return self.size - self._file_bytes
 
     def head(self, limit_bytes: int) -> Sequence[Chunk]:
         """The first chunks, for one send: about `limit_bytes`, never none while something waits.
@@ -109,23 +105,34 @@ class SendQueue:
         chunks = self._chunks
         if not chunks:
             return ()
-        if self._files:
-            return self._head_before_file(limit_bytes)
-        if self.size <= JOIN_BYTES and len(chunks) > 1:
+        if self.files:
+            if type(chunks[0]) is FileRange:
+                return (chunks[0],)
+            self._join_before_file()
+        elif self.size <= JOIN_BYTES and len(chunks) > 1:
             self._chunks = chunks = deque((b"".join(chunks),))  # type: ignore[arg-type]
         if len(chunks) == 1 or len(chunks[0]) >= limit_bytes:
             return (_first(chunks[0], limit_bytes),)
         first = []
         for chunk in islice(chunks, CHUNKS_PER_SEND):
-            if len(chunk) > limit_bytes:
+            if len(chunk) > limit_bytes or type(chunk) is FileRange:
                 break
             first.append(chunk)
             limit_bytes -= len(chunk)
         return first
 
-    def _head_before_file(self, limit_bytes: int) -> Sequence[Chunk]:
-        chunk = self._chunks[0]
-        return (chunk if type(chunk) is FileRange else _first(chunk, limit_bytes),)
+    def _join_before_file(self) -> None:
+        small: list[Chunk] = []
+        room = JOIN_BYTES
+        for chunk in self._chunks:
+            room -= len(chunk)
+            if type(chunk) is FileRange or room < 0:
+                break
+            small.append(chunk)
+        if len(small) > 1:
+            for _ in small:
+                self._chunks.popleft()
+            self._chunks.appendleft(b"".join(small))  # type: ignore[arg-type]
 
     def advance(self, count: int) -> None:
         """Drops the first `count` bytes: the kernel has taken them."""
@@ -136,21 +143,35 @@ class SendQueue:
             chunk = chunks.popleft()
             count -= len(chunk)
             if type(chunk) is FileRange:
-                self._files -= 1
+                self.files -= 1
+                self._file_bytes -= len(chunk)
                 chunk.close()
         if count:
             first = chunks[0]
             if type(first) is FileRange:
                 first.advance(count)
+                self._file_bytes -= count
             else:
                 chunks[0] = memoryview(first)[count:]  # type: ignore[arg-type]
 
     def copy_to(self, other: SendQueue) -> int:
         """Shows `other` the same chunks, none of them a file's; returns how many bytes that is."""
-        assert not self._files
+        assert not self.files
         for chunk in self._chunks:
             other.append(chunk)  # type: ignore[arg-type]
         return self.size
+
+    def truncate(self, keep_bytes: int) -> int:
+        """Drops everything behind the first `keep_bytes`, none of it a file's; returns how many bytes that was."""
+        dropped = self.size - keep_bytes
+        kept = SendQueue()
+        while kept.size < keep_bytes:
+            chunk = self._chunks.popleft()
+            assert type(chunk) is not FileRange
+            kept.append(memoryview(chunk)[: keep_bytes - kept.size])  # type: ignore[arg-type]
+        self.clear()
+        self._chunks, self.size = kept._chunks, kept.size
+        return dropped
 
     def clear(self) -> int:
         """Drops everything; returns how many bytes that was."""
@@ -158,7 +179,7 @@ class SendQueue:
         for chunk in self._chunks:
             if type(chunk) is FileRange:
                 chunk.close()
-        self.size = self._files = 0
+        self.size = self._file_bytes = self.files = 0
         self._chunks.clear()
         return dropped
 

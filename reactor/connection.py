@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import attrs
@@ -28,6 +29,7 @@ from reactor.lifecycle import CLOSED, LINGER, OPEN, STARTING
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
 from reactor.protocol import Protocol
 from reactor.secure import Secure
+from reactor.timers import Handle
 
 if TYPE_CHECKING:
     import ssl
@@ -41,6 +43,16 @@ _TLS_EXTRAS: dict[str, Callable[[Any], Any]] = {
     "cipher": lambda tls: tls.cipher(),
     "compression": lambda tls: tls.compression(),
 }
+
+
+class _Call(Handle):
+    """A call that is made only while its connection has a protocol."""
+
+    __slots__ = ()
+
+    def run(self) -> None:
+        if self.owner.get_protocol() is not None:
+            super().run()
 
 
 @attrs.define(eq=False, init=False, repr=False)
@@ -62,7 +74,7 @@ class Connection(Life):
         self._interest = READ
         self.on_readable = secure.shake
         self._arm()
-        secure.begin(self, lambda: self._start(factory, register=False), EMPTY)
+        secure.begin(lambda: self._start(factory, register=False), EMPTY)
 
     def _start(self, factory: Callable[[], Any], register: bool) -> None:
         protocol = factory()
@@ -170,7 +182,7 @@ class Connection(Life):
         if self._secure is not None and self._turn != self._loop.turns and not self._blocked and not self._gathered:
             self._turn = self._loop.turns
             self._send_queue()
-        if self._queue.size or self._blocked:
+        if self._queue.size or self._blocked or (self._secure is not None and self._secure.records.size):
             self._gather()
 
     def flush(self) -> None:
@@ -184,18 +196,24 @@ class Connection(Life):
             # them are one system call. A turn with one write undoes it (`_send_queue`).
             self._direct = False
         self._refresh()
-        if self._queue.size > self._watermarks.high and self._may_write() and not self._writing_paused:
-            self._writing_paused = True
-            self._record("pause_writing")
-            self._protocol.pause_writing()
+        self._tell_writer()
 
     def _on_writable(self) -> None:
         self._send_queue()
         self._refresh()
-        if self._writing_paused and self._may_write() and self._queue.size <= self._watermarks.low:
-            self._writing_paused = False
-            self._record("resume_writing")
-            self._protocol.resume_writing()
+        self._tell_writer()
+
+    def _tell_writer(self) -> None:
+        waiting = self._queue.size
+        if self._writing_paused:
+            if waiting <= self._watermarks.low and self._may_write():
+                self._writing_paused = False
+                self._record("resume_writing")
+                self._protocol.resume_writing()
+        elif waiting > self._watermarks.high and self._may_write():
+            self._writing_paused = True
+            self._record("pause_writing")
+            self._protocol.pause_writing()
 
     def _send_queue(self) -> None:
         """Sends until nothing is left, the kernel takes no more, or the budget of one turn is used up."""
@@ -379,9 +397,9 @@ class Connection(Life):
         `received` is what was read already and belongs to the handshake: a ClientHello right behind a header, say.
 
         What is written from now on waits for the handshake, and is sent only when the peer's certificate is found good
-        (for `server_hostname`, unless the context was told otherwise). Then `done()` is called, in the loop. A
-        handshake that fails is told as `connection_lost` with OpenSSL's reason; one that takes longer than
-        `Deadlines.handshake` as HandshakeTimeout.
+        (for `server_hostname`, unless the context was told otherwise). Then `done()` is called, in the loop, unless you
+        have ended our output meanwhile. A handshake that fails is told as `connection_lost` with OpenSSL's reason; one
+        that takes longer than `Deadlines.handshake` as HandshakeTimeout.
 
         Misuse unless the connection is open in both directions and not under TLS; while a file is being sent; and while
         the protocol holds plaintext that it has not looked at (`unread`, as `FramedProtocol` has it): whoever sits
@@ -402,13 +420,22 @@ class Connection(Life):
 
         make = codecs(context, server_side=server_side, server_hostname=server_hostname)
         self._secure = secure = Secure(make())
+        secure.join(self)
+        try:
+            secure.begin(partial(self._upgraded, done or ignore), self._queue, received)
+        except BaseException:
+            self._secure = None
+            raise
         # What is queued stays so until it is sent, in the clear.
-        self._direct = self._bursting = False
+        self._bursting = False
         patience = self._options.deadlines.handshake
         secure.deadline = self._loop.set_timer(self._loop.time() + patience, self, self.handshake_late)
-        secure.begin(self, done or ignore, self._queue, received)
         self._derive()
         self._refresh()
+
+    def _upgraded(self, done: Callable[[], object]) -> None:
+        if self._ended_by is None:
+            done()
 
     def secured(self) -> None:
         """The handshake is complete: the descriptor is read, and the queue sent, accordingly."""
@@ -425,13 +452,11 @@ class Connection(Life):
         """`call_soon`, on this connection's account."""
         self._loop.post(self, callback, *args)
 
-    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
-        """As the reactor's, but for this connection: not after its `connection_lost`, and what it raises resets it."""
-        self._loop.post(self, self._call_unless_over, callback, args)
-
-    def _call_unless_over(self, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
-        if self._protocol is not None:
-            callback(*args)
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Handle:
+        """As the reactor's, but for this connection: only while it has a protocol, and what it raises resets it."""
+        handle = _Call(self, callback, args)
+        self._loop.post_handle(handle)
+        return handle
 
     # What the poller tells
 
@@ -495,7 +520,8 @@ class Connection(Life):
 
     def is_closing(self) -> bool:
         """Whether the end of both sides has begun: by `close`, `abort`, the peer and us in turn, or a failure."""
-        return self._broken or (self._state.output is not ACCEPT and self._state.input is not DELIVER)
+        begun = self._state is not STARTING
+        return self._broken or (begun and self._state.output is not ACCEPT and self._state.input is not DELIVER)
 
     def drain(self) -> None:
         """The reactor drains: asks the protocol to end, once it has begun, and unless it is ending already."""
@@ -513,7 +539,10 @@ class Connection(Life):
         """As asyncio's: `peername`, `sockname`, `socket`; with TLS `ssl_object`, `sslcontext`, `peercert`, `cipher`,
         `compression`; and `tcp_state`, the kernel's own, where it tells."""
         if self._secure is not None and (look := _TLS_EXTRAS.get(name)) is not None:
-            return look(self._secure.ssl_object)
+            try:
+                return look(self._secure.ssl_object)
+            except ValueError:
+                return default  # no handshake is complete yet
         if name == "peername":
             return self._address
         if name == "socket":

@@ -17,6 +17,7 @@ they are (`LengthPrefixed`), or end with the connection (`UntilEOF`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Literal, Self, final
 
 import attrs
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 LIMIT_BYTES = 64 * 1024
 # Split at a time: some hundred short lines, so that few are split anew if a protocol pauses behind each of them.
 _AHEAD_BYTES = 16 * 1024
+# Frames of them at most, so that one which changes the reader has not had many more cut for nothing.
+_AHEAD_FRAMES = 256
 
 
 class FramingError(ReactorError, ConnectionError):
@@ -226,10 +229,10 @@ class Delimited(Reader):
         data, start = buffer.data, buffer.start
         if type(data) is not bytes:
             return ()
-        frames = data[start : start + _AHEAD_BYTES].split(self.delimiter)
-        if max(map(len, frames)) > self.limit_bytes:
-            return ()
+        frames = data[start : start + _AHEAD_BYTES].split(self.delimiter, _AHEAD_FRAMES)
         frames.pop()  # no delimiter has come behind it
+        if frames and max(map(len, frames)) > self.limit_bytes:
+            return list(takewhile(lambda frame: len(frame) <= self.limit_bytes, frames))
         return frames
 
     def end(self, buffer: ReceiveBuffer) -> bytes | None:

@@ -143,6 +143,8 @@ class Life:
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
         self._read_at = self._sent_at = self._since = loop.now
         self._stages = ()
+        if secure is not None:
+            secure.join(self)  # type: ignore[arg-type]  # the subclass is a Connection
         loop.admit(self._fd, self)  # type: ignore[arg-type]  # the subclass has the rest of an End
         if self._observer is not None:
             self._record(origin, detail=address_text(address))
@@ -289,8 +291,13 @@ class Life:
     def handshake_failed(self, exc: Exception) -> None:
         """Nothing can be said here but OpenSSL's alert, which is sent as any last words are."""
         self._because(exc)
-        self._unsent += self._queue.clear()
+        assert self._secure is not None
+        self._unsent += self._secure.drop_unsealed(self._queue)
         self._move(lifecycle.CLOSE)
+        if self._state is not CLOSED:  # it may have been closed before, and have waited for the handshake
+            self._derive()
+            self._refresh()
+            self._gather()
 
     def _abort(self, exc: Exception) -> None:
         if self._state is not CLOSED:
@@ -316,21 +323,26 @@ class Life:
             self._break(exc)
             self._derive()
             self._refresh()
-            self._loop.post(self, self._read_last_words, _LAST_READS)
+            self._loop.post(self, self._read_last_words, _LAST_READS, True)
 
-    def _read_last_words(self, reads_left: int) -> None:
+    def _read_last_words(self, reads_left: int, delivering: bool) -> None:
         if self._state is CLOSED:
             return
-        before = self._received + self._discarded
-        if self.is_reading():
+        before = self._bytes_read()
+        # Once some of it was discarded, nothing is delivered any more: a stream has no holes.
+        delivering = delivering and self.is_reading()
+        if delivering:
             self._deliver() if self._secure is None else self._secure.reader()()
         elif self._state.input is not STOP_INPUT:
             self._discard()
-        if reads_left and self._received + self._discarded > before:
-            self._loop.post(self, self._read_last_words, reads_left - 1)
+        if reads_left and self._bytes_read() > before:
+            self._loop.post(self, self._read_last_words, reads_left - 1, delivering)
         else:
             assert self._reason is not None
             self.fail(self._reason)
+
+    def _bytes_read(self) -> int:
+        return self._received + self._discarded + (0 if self._secure is None else self._secure.heard)
 
     def _break(self, exc: Exception) -> None:
         """Keeps the first cause, and drops what can no longer be sent."""
@@ -551,7 +563,7 @@ class Life:
         Nor what was told before: `is_writing_paused` and `is_reading` answer that.
         """
         if self._protocol is None:
-            raise Misuse(f"set_protocol() refused: {self!r} has ended")
+            raise Misuse(f"set_protocol() refused: {self!r} has ended, or not begun")
         self._protocol = protocol
 
     def get_protocol(self) -> Any:

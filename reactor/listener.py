@@ -267,7 +267,8 @@ class Listener:
             self._accept_up_to(door, self._options.limits.backlog + 1)
             if self._retry is not None:
                 return
-            self.lose(door)
+            if door.open:  # an error may have lost it already
+                self.lose(door)
 
     def lose(self, door: Door) -> None:
         """Takes one socket out of service."""

@@ -278,10 +278,14 @@ class Loop:
         if self._closed:
             self.check_open("call_soon()")
         handle = Handle(owner, callback, args)
+        self.post_handle(handle)
+        return handle
+
+    def post_handle(self, handle: Handle) -> None:
+        """The same for a handle that was made already."""
         self._posted.append(handle)
         if not self._turning:
             self.nudge()
-        return handle
 
     def set_timer(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """`call_at` for somebody who is told of an exception."""
@@ -347,6 +351,10 @@ class Loop:
         Replaces the one there was; one that raises is logged, and told no more. It costs two looks at the clock for
         each call, and nothing where nobody observes.
         """
+        if not callable(observer):
+            raise TypeError(f"an observer of turns is called with each, and {observer!r} cannot be")
+        if not isinstance(slow, (int, float)) or not slow >= 0:
+            raise ValueError(f"a call is slow from a number of seconds on, zero or more, not {slow!r}")
         self._stopwatch = Stopwatch(guarded(observer), slow, self.system.time)
 
     def fileno(self) -> int:

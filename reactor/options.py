@@ -38,17 +38,17 @@ _bytes = _checked("a whole number of bytes, zero or more", lambda value: type(va
 _yes_or_no = _checked("True or False", lambda value: type(value) is bool)
 
 
+def _quarter(watermarks: Watermarks) -> int:
+    return watermarks.high // 4 if type(watermarks.high) is int else 0
+
+
 @attrs.frozen(kw_only=True)
 class Watermarks:
     """When a protocol is told to pause and to resume writing: above `high`, and again at or below `low`."""
 
     # asyncio's numbers, which people know: enough to fill a fast link's window, little enough for 10,000 connections.
     high: int = attrs.field(default=64 * KiB, validator=_bytes)
-    low: int = attrs.field(validator=_bytes)
-
-    @low.default
-    def _quarter(self) -> int:
-        return self.high // 4 if type(self.high) is int else 0
+    low: int = attrs.field(default=attrs.Factory(_quarter, takes_self=True), validator=_bytes)
 
     @low.validator
     def _ordered(self, attribute: attrs.Attribute[int], value: int) -> None:

@@ -370,6 +370,7 @@ class Reactor(Loop):
         if not self._turning:
             self._check_drained()
             self.run()
+            self.nudge()  # a host that lends its loop has still to learn of it
         return self._drain
 
     def _cut_drain(self) -> None:

@@ -49,6 +49,11 @@ def _check(source: Connection, target: Connection) -> None:
         raise Misuse(f"relay() refused {source!r}: it cannot be joined with itself")
     if source.get_protocol() is None:
         raise Misuse(f"relay() refused {source!r}: it has ended")
+    unread = getattr(source.get_protocol(), "unread", 0)
+    if unread:
+        raise Misuse(
+            f"relay() refused {source!r}: its protocol has {unread} unread bytes (see FramedProtocol.take_unread)"
+        )
     if source.state.input is Input.DISCARD:
         raise Misuse(f"relay() refused {source!r}: it was closed, and what comes from its peer is thrown away")
     if source.state.input is Input.DELIVER and target.state.output is not Output.ACCEPT and target.state is not CLOSED:

@@ -35,6 +35,7 @@ class Secure:
         "_sealed",
         "_then",
         "deadline",
+        "heard",
         "on_failed",
         "records",
         "shaking",
@@ -49,6 +50,8 @@ class Secure:
         # What the kernel is to get, and how much of the queue's head is in it.
         self.records = SendQueue()
         self._sealed = 0
+        # Bytes that were read after the handshake.
+        self.heard = 0
         # The handshake is under way; if it has a deadline apart from the connection's, that.
         self.shaking = True
         self.deadline: TimerHandle | None = None
@@ -56,17 +59,19 @@ class Secure:
         self._ended = False
         self._end_bytes = 0
 
-    def begin(
-        self, connection: Connection, then: Callable[[], object], sent_in_the_clear: SendQueue, received: bytes = b""
-    ) -> None:
+    def join(self, connection: Connection) -> None:
+        """Says whose it is: once, and before anything else."""
+        self._connection = connection
+
+    def begin(self, then: Callable[[], object], sent_in_the_clear: SendQueue, received: bytes = b"") -> None:
         """Begins the handshake, behind what was queued before; `then()` is called when it is complete."""
-        self._connection, self._then = connection, then
-        self._sealed = sent_in_the_clear.copy_to(self.records)
         self._codec.shake()
+        self._then = then
+        self._sealed = sent_in_the_clear.copy_to(self.records)
         self.send_records()
         if received:
             self._codec.hold(received)
-            connection.post(self._go_on_shaking)
+            self._its.post(self._go_on_shaking)
 
     @property
     def _its(self) -> Connection:
@@ -117,6 +122,7 @@ class Secure:
         data = connection.receive()
         if data is None:
             return
+        self.heard += len(data)
         if data:
             self.go_on(data)
         elif self._codec.peer_ended:
@@ -194,6 +200,10 @@ class Secure:
         count, self._sealed = self._sealed, 0
         queue.advance(count)
         return count
+
+    def drop_unsealed(self, queue: SendQueue) -> int:
+        """Drops what cannot be made into records any more; what is in them already, or in the clear, is still sent."""
+        return queue.truncate(self._sealed)
 
     def is_only_ending(self, queue: SendQueue) -> bool:
         """Whether nothing but our close_notify is left to be sent."""

@@ -280,7 +280,7 @@ class System:
         """The sockets a service manager passed to this process, with their names (sd_listen_fds(3)); often none.
 
         Once: the environment is cleared, so that no child takes them for its own. ValueError for a count that is none,
-        OSError for a descriptor that is no socket; the sockets are closed then.
+        OSError for a descriptor that is no socket; those before it are closed then.
         """
         passed_to, count, names = (os.environ.pop(name, "") for name in _LISTEN_VARIABLES)
         if passed_to != str(os.getpid()):

@@ -22,6 +22,9 @@ import attrs
 
 logger = logging.getLogger("reactor")
 
+# Of a repr, in characters.
+_WORDS = 300
+
 WIRE = (
     "accepted",
     "connected",
@@ -107,12 +110,20 @@ class Stopwatch:
         finally:
             seconds = self._time() - began
             if seconds >= self._least:
-                self._slow.append(SlowCall(repr(what), seconds))
+                self._slow.append(SlowCall(_words(what), seconds))
 
     def end(self, number: int, ready: int) -> None:
         """The turn is over."""
         slow, self._slow = tuple(self._slow), []
         self._observer(Turn(self._woke, number, self._woke - self._began, self._time() - self._woke, ready, slow))
+
+
+def _words(what: object) -> str:
+    """What it calls itself, if it can: its `repr` may be anybody's."""
+    try:
+        return repr(what)[:_WORDS]
+    except Exception:
+        return f"<{type(what).__name__}>"
 
 
 def both(first: Observer, second: Observer) -> Observer:

@@ -369,8 +369,8 @@ def _become_worker(work: Callable[[Link], int], link: Link, signals: _Signals, p
     status = 1
     try:
         signals.__exit__()
-        # What the reactor gives its signals back to: one that comes when a worker has done its work, to all of its group
-        # perhaps, must not make that look like a death.
+        # What the reactor gives its signals back to: one that comes when a worker has done its work, to all of its
+        # group perhaps, must not make that look like a death.
         for number in _STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         for end in parents:

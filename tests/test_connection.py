@@ -829,3 +829,35 @@ def test_a_new_protocol_can_ask_whether_writing_is_paused(reactor):
         turn_until(reactor, lambda: len(second.calls) > 1)
         assert second.calls == ["set", "resume_writing"]
         assert not first.connection.is_writing_paused()
+
+
+def test_a_stream_has_no_hole_where_reading_was_paused_when_a_send_failed(reactor):
+    """What was thrown away by then is counted, and what comes behind it is not delivered, whoever resumes."""
+    sent = b"".join(b"%07d\n" % number for number in range(1000))
+    server = Server(reactor, options=Options(limits=Limits(read_bytes=1024)))
+    peer, protocol = server.connected()
+    connection = protocol.connection
+    connection.pause_reading()
+    with peer:
+        peer.send(sent)
+        connection._send_failed(BrokenPipeError(32, "Broken pipe"))
+        turn_until(reactor, lambda: connection.report.discarded)
+        connection.resume_reading()
+        turn_until(reactor, lambda: protocol.ended)
+    assert protocol.data == b""
+    assert connection.report.discarded == len(sent)
+
+
+def test_a_call_of_a_connection_is_a_handle_and_must_be_callable(reactor):
+    """As the reactor's: it can be taken back, it names what it calls, and nonsense is refused at once."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    made = []
+    with peer:
+        handle = protocol.connection.call_soon(made.append, 1)
+        assert "append" in repr(handle)
+        handle.cancel()
+        reactor.run_once(0)
+        with pytest.raises(TypeError, match="callable"):
+            protocol.connection.call_soon(None)
+    assert made == []

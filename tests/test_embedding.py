@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from reactor import Misuse, Reactor
+from reactor import Misuse, Protocol, Reactor
 from reactor.embedding import Guest
 from reactor.testing import SimulatedSystem
 from samples.echo import Echo
@@ -459,3 +459,24 @@ def settled(pid: int) -> list[int]:
         time.sleep(0.02)
         if switches(pid) == before:
             return before
+
+
+def test_a_guest_leaves_when_a_drain_between_its_turns_has_finished():
+    """It ran to its end inside that call; the host learns of it in its next turn."""
+    told = []
+    with Reactor() as host, Reactor() as guest:
+
+        def watch(fd, callback):
+            host.add_reader(fd, callback)
+            return lambda: host.remove_reader(fd)
+
+        Guest(
+            guest,
+            watch,
+            lambda seconds, callback: host.call_later(seconds, callback).cancel,
+            lambda: told.append("drained"),
+        )
+        guest.listen(Protocol, "127.0.0.1", 0)
+        host.call_soon(guest.drain, 1.0)
+        host.run()
+        assert told == ["drained"]

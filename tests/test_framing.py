@@ -870,3 +870,19 @@ def test_a_pause_holds_frames_on_a_real_socket_too(reactor):
         turn_until(reactor, lambda: len(protocol.told) == 4)
         assert protocol.told == [b"1", b"2", "end", None]
         assert peer.read_to_end() == "EOF"
+
+
+def test_a_line_that_is_too_long_does_not_make_those_before_it_dear():
+    """They are cut out hundreds at a time all the same, and not each with the rest of the read split anew."""
+    buffer = ReceiveBuffer()
+    buffer.feed(b"x\n" * 4000 + b"y" * 5000 + b"\n")
+    lines = Delimited(b"\n", 10)
+    frames = splits = 0
+    while ahead := lines.ahead(buffer):
+        splits += 1
+        frames += len(ahead)
+        buffer.start += sum(len(frame) + 1 for frame in ahead)
+    assert frames == 4000
+    assert splits < 30
+    with pytest.raises(FrameTooLong):
+        lines.read(buffer)

@@ -13,7 +13,7 @@ import textwrap
 import pytest
 
 from reactor import Keepalive, Limits, Options, Protocol, Reactor, Sockets
-from reactor.system import System, address_text
+from reactor.system import Address, System, address_text
 from tests.helpers import Peer, Recorder, Server, turn_until
 
 
@@ -444,3 +444,20 @@ def test_a_listening_descriptor_closed_behind_our_back_harms_nobody_else(reactor
         turn_until(reactor, lambda: protocol.ended)
         client.connection.abort()
         other.close()
+
+
+@pytest.mark.logs_errors
+def test_an_error_on_one_address_while_closing_leaves_none_open(reactor, monkeypatch):
+    """Each address is given up once, whatever accept says there."""
+
+    class Two(type(reactor.system)):
+        def resolve(self, host, port):
+            return [Address(socket.AF_INET, (f"127.0.0.{number}", port)) for number in (1, 2)]
+
+    monkeypatch.setattr(reactor, "system", Two())
+    listener = reactor.listen(Recorder, "two.example", 0)
+    listener._doors[0].sock.shutdown(socket.SHUT_RDWR)  # from now on accept fails
+    listener.close()
+    for _ in range(3):
+        reactor.run_once(0)
+    assert reactor.listeners == ()

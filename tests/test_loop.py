@@ -676,3 +676,33 @@ def test_what_a_watched_call_raises_is_told_as_ever(reactor, caplog):
     reactor.run()
     assert "as ever" in caplog.text
     caplog.clear()
+
+
+@pytest.mark.parametrize("wrong", [{"observer": None}, {"slow": None}, {"slow": -1}, {"slow": float("nan")}], ids=str)
+def test_turns_are_observed_only_by_what_can_observe(reactor, wrong):
+    """Refused at the call, not in every callback to come."""
+    with pytest.raises((TypeError, ValueError)):
+        reactor.observe_turns(**{"observer": print, **wrong})
+
+
+def test_a_slow_call_is_named_even_if_it_cannot_name_itself(reactor):
+    """A repr that raises is no failure of the call, and a long one is cut."""
+
+    class Nameless:
+        def __init__(self, name):
+            self.name = name
+
+        def __call__(self):
+            pass
+
+        def __repr__(self):
+            return self.name * 1000
+
+    turns = []
+    reactor.observe_turns(turns.append, slow=0)
+    for name in (None, "long"):
+        reactor.call_soon(Nameless(name))
+    reactor.run()
+    words = [call.what for turn in turns for call in turn.slow]
+    assert "<Handle>" in words
+    assert max(map(len, words)) <= 300

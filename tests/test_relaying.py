@@ -23,7 +23,9 @@ import pytest
 from reactor import (
     Aborted,
     Deadlines,
+    Delimited,
     FlushTimeout,
+    FramedProtocol,
     IdleTimeout,
     Misuse,
     Options,
@@ -1030,3 +1032,20 @@ def test_the_exploration_finds(explored, monkeypatch, how):
             assert says in result.what
             return
     pytest.fail(f"nothing found in {result.schedules} schedules")
+
+
+def test_what_a_framed_protocol_has_not_read_is_not_lost_in_silence():
+    """A CONNECT and the first bytes of what follows, in one read: Misuse, until they are taken."""
+
+    class Connect(FramedProtocol):
+        reader = Delimited(b"\n", 100)
+
+    with Simulated(Options()) as world:
+        framed = Connect()
+        framed.connection = world.one.connection
+        world.one.connection.set_protocol(framed)
+        framed.data_received(b"half a li")
+        with pytest.raises(Misuse, match="9 unread bytes"):
+            world.join()
+        assert framed.take_unread() == b"half a li"
+        world.join()

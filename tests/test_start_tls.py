@@ -393,3 +393,93 @@ def test_the_standard_librarys_smtp_client_upgrades():
         (protocol,) = server.protocols
         ended(reactor, protocol)
     assert said == [250, 220, 250, "TLSv1.3", "over"]
+
+
+def test_what_was_written_in_the_clear_arrives_though_the_handshake_fails(reactor):
+    """It was promised to the kernel already, in part; what was to come under TLS is unsent, and the end is in order."""
+    before = bytes(range(256)) * 8000
+    server = Server(reactor, options=NARROW)
+    peer, protocol = server.connected(receive_buffer=8192)
+    with peer:
+        protocol.connection.write(before)
+        protocol.connection.start_tls(server_context(), server_side=True)
+        protocol.connection.write(b"under TLS")
+        peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert peer.read_to_end() == "EOF"
+        peer.close()
+        ended(reactor, protocol)
+    assert peer.data.startswith(before)
+    assert isinstance(protocol.lost, ssl.SSLError)
+    assert (protocol.report.accepted, protocol.report.unsent) == (len(before), len(b"under TLS"))
+
+
+def test_a_handshake_that_fails_after_close_ends_at_once(reactor):
+    """What waited for it is unsent; the alert and our FIN leave, and nobody waits for the flush deadline."""
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        protocol.connection.start_tls(server_context(), server_side=True)
+        protocol.connection.write(b"reply")
+        protocol.connection.close()
+        turn(reactor)
+        assert not protocol.ended
+        peer.send(b"GET / HTTP/1.0\r\n\r\n")
+        assert peer.read_to_end() == "EOF"
+        peer.close()
+        ended(reactor, protocol)
+    assert isinstance(protocol.lost, ssl.SSLError)
+    assert protocol.report.unsent == len(b"reply")
+
+
+def test_who_was_paused_by_the_handshake_is_resumed_after_it(reactor):
+    """Although everything then goes out in one piece, and the socket was never full."""
+    peer, protocol = upgraded(reactor)
+    with peer:
+        protocol.connection.write(bytes(100_000))
+        turn_until(reactor, lambda: "pause_writing" in protocol.calls)
+        peer.shake()
+        peer.read_until(100_000)
+        turn_until(reactor, lambda: "resume_writing" in protocol.calls)
+        assert not protocol.connection.is_writing_paused()
+
+
+def test_done_is_not_told_to_who_has_ended_our_output(reactor):
+    """What it would most likely do is write."""
+
+    class Hasty(Upgrading):
+        def data_received(self, data):
+            super().data_received(data)
+            self.connection.write(b"queued")
+            self.connection.close()
+
+    peer, protocol = upgraded(reactor, Hasty)
+    with peer:
+        peer.shake()
+        assert peer.read_to_end() == "EOF"
+        peer.end()
+        ended(reactor, protocol)
+    assert peer.data == b"queued"
+    assert "done" not in protocol.calls
+
+
+def test_nothing_is_known_of_the_peer_before_the_handshake(reactor):
+    """The default, not an exception."""
+    peer, protocol = upgraded(reactor)
+    with peer:
+        assert protocol.connection.get_extra_info("peercert", "nobody") == "nobody"
+
+
+def test_records_leave_also_in_a_turn_in_which_something_was_written(reactor):
+    """A header in the clear and the handshake, in one callback; and the answer to a whole ClientHello that was read."""
+
+    class Hello(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            connection.write(b"a line\n")
+            done = lambda: self.calls.append("done")  # noqa: E731
+            connection.start_tls(client_context(), server_hostname="localhost", done=done)
+
+    server = Server(reactor, Headed)
+    client = Hello()
+    reactor.connect(lambda: client, *server.address)
+    turn_until(reactor, lambda: "done" in client.calls and "done" in server.protocols[0].calls)

@@ -5,7 +5,9 @@ How connections that speak TLS end has its own file, `closing/test_tls_ends.py`.
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import shutil
 import socket
 import ssl
@@ -1553,3 +1555,55 @@ def test_curl_that_does_not_trust_us_never_comes_to_a_protocol(reactor, version,
     assert output == b""
     turn_until(reactor, lambda: server.listener.handshakes_failed == 1)
     assert server.protocols == []
+
+
+def test_a_caller_whose_handshake_has_not_begun_can_be_ended(reactor):
+    """Aborted in the turn of its accept: told to the listener, and gone; a drain is not held up."""
+    server = TLSServer(reactor, None)
+    with server.peer():
+        reactor.call_later(0, lambda: [connection.abort() for connection in reactor.connections])
+        turn_until(reactor, lambda: server.listener.handshakes_failed == 1)
+        reactor.run_once(0)
+        assert server.listener.connections == 0
+        assert reactor.drain(1.0).finished
+
+
+@pytest.mark.logs_errors
+def test_a_poller_that_takes_no_more_costs_one_caller_and_no_more(reactor, monkeypatch):
+    """epoll has a limit of its own (ENOSPC); the loop lives on."""
+    server = TLSServer(reactor, None)
+    register = reactor.poller.register
+
+    def full(fd, interest):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reactor.poller, "register", full)
+    with server.peer():
+        turn_until(reactor, lambda: server.listener.handshakes_failed == 1)
+    monkeypatch.setattr(reactor.poller, "register", register)
+    peer, protocol = server.connected()
+    with peer:
+        assert protocol.calls == ["connection_made"]
+
+
+@VERSIONS
+def test_last_words_are_heard_whole_though_a_read_completes_no_record(reactor, version, monkeypatch):
+    """After a failed send: as long as bytes come, they are read."""
+    server = TLSServer(reactor, version, options=Options(limits=Limits(read_bytes=1024)))
+    peer, protocol = server.connected()
+    with peer:
+        peer.send(b"w" * 16000)
+
+        class Dead:
+            def __getattr__(self, name):
+                return getattr(sock, name)
+
+            def send(self, data):
+                raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+        sock = protocol.connection._socket
+        monkeypatch.setattr(protocol.connection, "_socket", Dead())
+        protocol.connection.write(b"hello")
+        ended(protocol)
+    assert protocol.data == b"w" * 16000
+    assert isinstance(protocol.lost, BrokenPipeError)
