@@ -1,1 +1,1 @@
-"""Programs to run and to read: `python -m samples.echo`, `samples.chat`, `samples.exchange`."""
+"""Programs to run and to read; README.md has the table of them."""

@@ -23,7 +23,8 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import attrs
@@ -119,6 +120,18 @@ def _add_looking(made: Parser) -> None:
     looking.add_argument("--poller", metavar="P", help="epoll, kqueue, poll or select (the best there is)")
     looking.add_argument("--monitor", type=_port, metavar="PORT", help=f"a live page about it, at http://{_HOST}:PORT/")
     looking.add_argument("--teach", action="store_true", help="the page can also play a peer that ends badly")
+
+
+@contextmanager
+def needing(extra: str, name: str) -> Iterator[None]:
+    """For imports that an extra brings: without it, a sample says so in one line, and leaves with status 2."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.partition(".")[0] in ("reactor", "samples"):
+            raise
+        print(f"python -m samples.{name} needs the module {missing.name}: pip install '.[{extra}]'", file=sys.stderr)
+        sys.exit(2)
 
 
 # Arguments
@@ -265,7 +278,7 @@ def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) ->
     try:
         attach: Callable[..., Listener] = importlib.import_module("samples.monitor").attach
     except ModuleNotFoundError as exc:
-        made.refuse(f"--monitor needs the module {exc.name}: pip install 'selector-reactor[web]'")
+        made.refuse(f"--monitor needs the module {exc.name}: pip install '.[web]'")
     try:
         return attach(reactor, args.monitor, teach=args.teach)
     except OSError as exc:

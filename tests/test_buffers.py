@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reactor.buffers import CHUNKS_PER_SEND, JOIN_BYTES, SendQueue, as_view
+from reactor.buffers import CHUNKS_PER_SEND, EMPTY, JOIN_BYTES, FileRange, SendQueue, as_view
 
 
 def test_an_empty_queue_holds_nothing():
@@ -91,6 +91,84 @@ def test_all_bytes_leave_in_order_however_the_kernel_takes_them(chunks, takes):
         assert queue.size == len(whole) - len(left)
     assert queue.clear() == len(whole) - len(left)
     assert queue.size == 0
+
+
+# Parts of files
+
+
+def with_a_file(*chunks: bytes | int) -> tuple[SendQueue, list[int]]:
+    """A queue of bytes, and of parts of files of so many bytes; and the descriptors that it has released."""
+    queue: SendQueue = SendQueue()
+    released: list[int] = []
+    for number, chunk in enumerate(chunks):
+        if isinstance(chunk, int):
+            queue.append_file(FileRange(number, 100, chunk, released.append))
+        else:
+            queue.append(chunk)
+    return queue, released
+
+
+def test_a_part_of_a_file_waits_without_being_in_memory():
+    """It counts as what waits, and not as what is held."""
+    queue, _ = with_a_file(b"head", 1000, b"tail")
+    assert (queue.size, queue.held(), queue.files, len(queue)) == (1008, 8, 1, 3)
+    plain, _ = with_a_file(b"head")
+    assert (plain.size, plain.held(), plain.files) == (4, 4, 0)
+
+
+def test_a_part_of_a_file_goes_alone_and_in_its_place():
+    """What stands before it goes first, in bounded pieces; then the file, whole; it is released when it is sent."""
+    queue, released = with_a_file(b"head", 1000, b"tail")
+    assert [bytes(chunk) for chunk in queue.head(3)] == [b"hea"]
+    assert list(queue.head(100)) == [b"head"]
+    queue.advance(4)
+    (part,) = queue.head(100)
+    assert isinstance(part, FileRange)
+    assert (part.fd, part.offset, len(part)) == (1, 100, 1000)
+    queue.advance(300)
+    assert (part.offset, len(part), queue.size) == (400, 700, 704)
+    assert released == []
+    queue.advance(701)
+    assert (released, queue.files, queue.size) == ([1], 0, 3)
+    assert list(queue.head(100)) == [b"ail"]
+
+
+def test_dropping_everything_releases_every_file_once():
+    """What never will be sent is released as well, whatever was sent of it."""
+    queue, released = with_a_file(10, b"between", 20)
+    queue.advance(5)
+    assert queue.clear() == 32
+    assert (released, queue.files, queue.size, len(queue)) == ([0, 2], 0, 0, 0)
+
+
+def test_a_queue_can_be_shown_to_another():
+    """The other has the same bytes, and taking from one leaves the other."""
+    queue, _ = with_a_file(b"one", b"two")
+    other = SendQueue()
+    assert queue.copy_to(other) == 6
+    other.advance(4)
+    assert (b"".join(queue.head(100)), b"".join(other.head(100))) == (b"onetwo", b"wo")
+
+
+def test_a_queue_with_a_file_is_not_shown_to_another():
+    """Its bytes are not here: asking for them is a bug of ours."""
+    queue, _ = with_a_file(b"one", 10)
+    with pytest.raises(AssertionError):
+        queue.copy_to(SendQueue())
+
+
+def test_the_shared_empty_queue_stays_empty():
+    """Many connections have it: a byte put there would be everybody's."""
+    with pytest.raises(AssertionError, match="a queue of its own"):
+        EMPTY.append(b"x")
+    assert (EMPTY.size, len(EMPTY)) == (0, 0)
+
+
+def test_more_than_there_is_cannot_be_taken():
+    """The count is never negative."""
+    queue, _ = with_a_file(b"abc")
+    with pytest.raises(AssertionError, match="4 bytes taken out of 3"):
+        queue.advance(4)
 
 
 def test_a_view_is_flat_and_copies_only_what_is_not_contiguous():

@@ -14,6 +14,7 @@ import pytest
 
 from reactor import Keepalive, Limits, Options, Protocol, Reactor, Sockets
 from reactor.system import Address, System, address_text
+from tests.closing.support import Clock
 from tests.helpers import Peer, Recorder, Server, turn_until
 
 
@@ -253,6 +254,10 @@ class Famished(System):
         return super().accept(listening)
 
 
+class FamishedByClock(Famished, Clock):
+    """The same, and time passes only when the test says so."""
+
+
 def test_an_error_of_one_caller_goes_on_with_the_next(poller):
     """ECONNABORTED and its like tell of one connection, not of the listener."""
     system = Famished()
@@ -267,14 +272,15 @@ def test_an_error_of_one_caller_goes_on_with_the_next(poller):
 @pytest.mark.parametrize("shortage", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
 def test_a_shortage_is_waited_out_with_a_back_off_and_one_warning(poller, shortage, caplog):
     """Nobody is refused, the loop does not spin, and the log is not flooded."""
-    system = Famished()
+    system = FamishedByClock()
     with Reactor(poller=poller, system=system) as reactor:
         server = Server(reactor)
         system.failures = [shortage] * 4
         with server.peer(), server.peer():
-            began = reactor.time()
-            turn_until(reactor, lambda: len(server.protocols) == 2)
-            assert reactor.time() - began >= 0.010 + 0.020 + 0.040 + 0.080
+            system.skip(reactor, 0.010 + 0.020 + 0.040 + 0.079, step=0.001)
+            assert server.protocols == []
+            system.skip(reactor, 0.010, step=0.001)
+            assert len(server.protocols) == 2
             assert system.accepts <= 4 + 3
     assert [
         record.message for record in caplog.records if record.levelno == logging.WARNING and "pauses" in record.message

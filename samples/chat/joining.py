@@ -95,7 +95,7 @@ def _maker(parser: common.Parser, args: argparse.Namespace, line_limit: int) -> 
         from samples.chat.nodes import Node
         from samples.chat.redis import Target
     except ImportError:
-        parser.refuse("--redis needs the package hiredis; pip install 'selector-reactor[redis]' brings it")
+        parser.refuse("--redis needs the package hiredis; pip install '.[redis]' brings it")
     if line_limit > _LINE_LIMIT:
         parser.error(f"with --redis a line has at most {_LINE_LIMIT} bytes")
     try:

@@ -2,7 +2,9 @@
 
 import sys
 
-from samples.files.command import main
+from samples.common import needing
 
 if __name__ == "__main__":
+    with needing("web", "files"):
+        from samples.files.command import main
     sys.exit(main())

@@ -6,5 +6,6 @@
     python -m samples.ladder.with_reactor      the same service on this reactor
 
 Each sends back what it is sent, up to `--limit` bytes for each caller; then it ends the connection. Each is the whole
-program, with nothing hidden. What goes wrong in the first three is told, and tested, in docs/ladder.md.
+program, but for its command line and its listening socket (`arguments.py`). What goes wrong in the first three is told,
+and tested, in docs/ladder.md.
 """

@@ -1,4 +1,4 @@
-"""What the four servers are asked: where to listen, and how much to echo. The standard library only, as three are."""
+"""What the four servers are asked: where to listen, and how much to echo. Made of the standard library alone."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The fourth step: this reactor keeps the queue, the interest and the endings; what is left is the service.
 
 `close` sends what waits, then our FIN, and reads on until the caller's, so that bytes which come too late do not
-destroy the echo. SIGTERM ends everybody in order. Every wait has a deadline.
+destroy the echo. SIGTERM ends everybody in order. Every wait after an end has a deadline.
 """
 
 from __future__ import annotations

@@ -10,6 +10,11 @@ Read it in this order:
 6. `command.py`  `python -m samples.monitor --help`: the same as a table in a terminal.
 """
 
-from samples.monitor.server import attach
+from reactor import Listener, Reactor
 
-__all__ = ["attach"]
+
+def attach(reactor: Reactor, port: int, *, teach: bool = False) -> Listener:
+    """See `server.attach`. What it needs is imported only here, so that `ps` in a terminal needs none of it."""
+    from samples.monitor import server
+
+    return server.attach(reactor, port, teach=teach)

@@ -26,6 +26,7 @@ EXAMPLES = """\
   python -m samples.proxy --port 8443 --tls-cert chain.pem --tls-key key.pem --to 127.0.0.1:80
   python -m samples.proxy --port 8080 --to example.org:443 --to-tls
   python -m samples.proxy --port 8080 --accept-proxy --to 10.0.0.7:80 --send-proxy v2
+  python -m samples.proxy --port 8443 --accept-proxy --tls-cert both.pem --to 127.0.0.1:80
   kill -USR1 PID                                                       how is it?"""
 _VERSIONS = {"v1": 1, "v2": 2}
 
@@ -60,7 +61,7 @@ def _add_arguments(parser: common.Parser) -> None:
     to.add_argument("--to-tls", action="store_true", help="speak TLS there; the certificate is always verified")
     to.add_argument("--to-ca", metavar="FILE", help="trust these authorities (PEM), not the machine's")
     to.add_argument("--to-name", metavar="NAME", help="the name in the certificate (the host of --to)")
-    header = parser.add_argument_group("PROXY protocol")
+    header = parser.add_argument_group("PROXY protocol", "a header in the clear, before any TLS")
     header.add_argument("--send-proxy", choices=list(_VERSIONS), help="tell the upstream who called")
     header.add_argument(
         "--accept-proxy",
@@ -79,11 +80,6 @@ def _add_arguments(parser: common.Parser) -> None:
 def _route(parser: common.Parser, args: argparse.Namespace) -> Route:
     if args.to.get("port") == 0:
         parser.error("argument --to: nobody can be called at port 0")
-    # A PROXY header stands before the TLS handshake, in the clear; here a connection speaks TLS from its first byte.
-    if args.accept_proxy and args.tls_cert is not None:
-        parser.error("--accept-proxy cannot be combined with --tls-cert: the header comes before the handshake")
-    if args.send_proxy and args.to_tls:
-        parser.error("--send-proxy cannot be combined with --to-tls: the header goes before the handshake")
     return Route(
         to=args.to,
         tls=_tls(parser, args),

@@ -3,6 +3,9 @@
 *Unread until connected.* A caller is paused before its upstream is called. So what it sends waits in its own kernel,
 the proxy holds nothing for it, and when the upstream cannot be had, nothing was taken that would be lost.
 
+*The header, then TLS.* A PROXY header stands before the handshake, in the clear. So where there is one, TLS begins
+here, and not in `listen` or `connect`; a ClientHello that came in one read with the header goes to the handshake.
+
 *No upstream, no end in order.* A caller whose upstream cannot be had is reset, at once: a FIN would look like an empty
 answer. The same goes for one that sends no PROXY header where one is demanded. Both are logged.
 
@@ -41,6 +44,7 @@ from reactor.connector import Connector
 from reactor.errors import EXHAUSTED
 from reactor.relaying import Relay, relay
 from reactor.system import SocketAddress, address_text
+from reactor.tls import codecs
 from samples.common import reason
 from samples.proxy.header import Address, Header, Malformed, build, parse
 from samples.proxy.health import Health, most_callers
@@ -72,20 +76,37 @@ class Route:
     accept_header: bool = False
     header_timeout: float = HEADER_TIMEOUT
 
+    @property
+    def name(self) -> str | None:
+        """What the upstream's certificate must be for, as `Reactor.connect` has it."""
+        return self.server_hostname or self.to.get("host") or ("localhost" if "port" in self.to else None)
+
+    @property
+    def at_once(self) -> dict[str, Any]:
+        """What `Reactor.connect` is given for TLS: nothing, if a header goes before it."""
+        return {} if self.tls is None or self.send_header else {"tls": self.tls, "server_hostname": self.name}
+
 
 def serve(
     reactor: Reactor,
     *where: Any,
     route: Route,
     health: Health | None = None,
+    tls: ssl.SSLContext | None = None,
     options: Options | None = None,
     **how: Any,
 ) -> Listener:
     """Takes what `Reactor.listen` takes, but for the factory. Its idle deadline is each relay's."""
     options = Options() if options is None else options
     counts = Health() if health is None else health
-    desk = _Desk(reactor, route, counts, _for_upstream(options, route), options.deadlines.idle)
-    return reactor.listen(lambda: Caller(desk), *where, options=_for_callers(options), **how)
+    at_once, later = (None, tls) if route.accept_header else (tls, None)
+    # What cannot be used is refused now, and not to each caller.
+    if later is not None:
+        codecs(later, server_side=True)
+    if route.tls is not None:
+        codecs(route.tls, server_side=False, server_hostname=route.name)
+    desk = _Desk(reactor, route, counts, later, _for_upstream(options, route), options.deadlines.idle)
+    return reactor.listen(lambda: Caller(desk), *where, tls=at_once, options=_for_callers(options), **how)
 
 
 def _for_callers(options: Options) -> Options:
@@ -113,6 +134,8 @@ class _Desk:
     reactor: Reactor
     route: Route
     health: Health
+    # What begins behind a caller's header.
+    tls: ssl.SSLContext | None
     upstream: Options
     idle: float | None
 
@@ -125,7 +148,9 @@ class Caller(Protocol):
         self._received = bytearray()
         self._early = 0
         self._header: Header | None = None
+        self._shaking = False
         self._connector: Connector | None = None
+        self._upstream: Connection | None = None
         self._timer: TimerHandle | None = None
         self._too_late = 0.0
         self._back_off = _BACK_OFF
@@ -152,7 +177,22 @@ class Caller(Protocol):
             return
         if self._header is not None:
             del self._received[: self._header.length]
-            self._call()
+            self._stop_waiting()
+            if self._desk.tls is None:
+                self._call()
+            else:
+                self._start_tls(self._desk.tls)
+
+    def _start_tls(self, tls: ssl.SSLContext) -> None:
+        """What came behind the header is not the caller's words, but its part of the handshake."""
+        received = bytes(self._received)
+        self._received.clear()
+        self._shaking = True
+        self.connection.start_tls(tls, server_side=True, received=received, done=self._secured)
+
+    def _secured(self) -> None:
+        self._shaking = False
+        self._call()
 
     def eof_received(self) -> bool:
         self._refuse("ended before its PROXY header did")
@@ -162,7 +202,6 @@ class Caller(Protocol):
 
     def _call(self) -> None:
         self.connection.pause_reading()
-        self._stop_waiting()
         self._too_late = self._desk.reactor.time() + self._desk.route.connect_timeout
         self._try()
 
@@ -170,19 +209,24 @@ class Caller(Protocol):
         desk = self._desk
         if self.connection.is_closing():
             return  # it left, or the drain's deadline came, since the last look
+        route = desk.route
         self._connector = desk.reactor.connect(
-            lambda: Upstream(self),
-            **desk.route.to,
-            tls=desk.route.tls,
-            server_hostname=desk.route.server_hostname,
-            options=desk.upstream,
+            lambda: Upstream(self), **route.to, **route.at_once, options=desk.upstream
         )
 
     def connected(self, upstream: Connection) -> None:
-        """There it is: it is told who called, and the two are joined."""
+        """There it is: it is told who called, and that may be all that it is told in the clear."""
+        self._upstream = upstream
+        route = self._desk.route
+        if route.send_header is not None:
+            upstream.write(build(route.send_header, *self._ends()))
+        if route.tls is None or route.at_once:
+            self._join(upstream)
+        elif not upstream.is_closing():  # else it is gone, and `upstream_lost` follows
+            upstream.start_tls(route.tls, server_hostname=route.name, done=lambda: self._join(upstream))
+
+    def _join(self, upstream: Connection) -> None:
         desk = self._desk
-        if desk.route.send_header is not None:
-            upstream.write(build(desk.route.send_header, *self._ends()))
         if self._received:  # it came with the header
             upstream.write(self._received)
             self._early = len(self._received)
@@ -209,6 +253,11 @@ class Caller(Protocol):
             self._back_off = min(2 * self._back_off, _BACK_OFF_MOST)
         else:
             self._refuse(reason(exc))
+
+    def upstream_lost(self, exc: Exception | None) -> None:
+        """It was there, but did not come as far as to be joined."""
+        if not self.connection.is_closing():
+            self._refuse("the upstream ended" if exc is None else f"the upstream: {reason(exc)}")
 
     def _refuse(self, why: str) -> None:
         logger.warning("%s: reset: %s", self, why)
@@ -243,8 +292,12 @@ class Caller(Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Only before it was joined."""
         self._stop_waiting()
+        if self._shaking and exc is not None:
+            logger.warning("%s: the TLS handshake failed: %s", self, reason(exc))
         if self._connector is not None:
             self._connector.cancel()
+        if self._upstream is not None:
+            self._upstream.abort()
         self._desk.health.waiting -= 1
         self._desk.health.failed += 1
 
@@ -274,9 +327,11 @@ class Upstream(Protocol):
     def connection_failed(self, exc: Exception) -> None:
         self._caller.not_connected(exc)
 
+    def draining(self) -> None:
+        """Its caller was let in, and is served."""
+
     def connection_lost(self, exc: Exception | None) -> None:
-        """Before it was joined: its caller is gone, or goes."""
-        self._caller.connection.abort()
+        self._caller.upstream_lost(exc)
 
 
 def _address(sockaddr: SocketAddress) -> Address | None:

@@ -20,6 +20,7 @@ EXAMPLES = """\
   python -m samples.smtpsink                                 the server; then, in a program that sends mail:
   smtplib.SMTP("127.0.0.1", 8025).send_message(message)      and the message is printed, and sent to nobody
   python -m samples.smtpsink --dir ~/mail >/dev/null         each message a file NAME.eml, whole or not there
+  python -m samples.smtpsink --tls-cert chain.pem --tls-key key.pem      offers STARTTLS, too
   curl smtp://127.0.0.1:8025 --mail-from a@b.example --mail-rcpt c@d.example --crlf -T message.txt
   nc -C 127.0.0.1 8025                                       by hand; SMTP's lines end with CR LF"""
 
@@ -27,7 +28,10 @@ _LEAST_LINE = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES)
+    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES, tls=True)
+    parser.tls_group.add_argument(
+        "--tls-at-once", action="store_true", help="from the first byte, as on port 465, instead of after STARTTLS"
+    )
     parser.add_argument("--dir", type=_directory, metavar="DIR", help="keep each message as a file there, too")
     parser.add_argument(
         "--size-limit",
@@ -44,7 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"bytes in one line of it, with CR LF ({LINE_BYTES}, as RFC 5321 has it)",
     )
     args = parser.parse_args(argv)
-    mail = partial(serve, sink=Sink(args.dir), size_limit=args.size_limit, line_limit=args.line_limit)
+    if args.tls_at_once and args.tls_cert is None:
+        parser.error("--tls-at-once needs --tls-cert")
+    mail = partial(
+        serve,
+        sink=Sink(args.dir),
+        size_limit=args.size_limit,
+        line_limit=args.line_limit,
+        tls_at_once=args.tls_at_once,
+    )
     return common.run_server(parser, args, mail)
 
 

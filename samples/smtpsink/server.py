@@ -10,6 +10,10 @@ matter whether the client waited for the 354.
 is done this client waits: its next commands are held, and the 250 or the 451 comes before their replies, even if the
 client has sent its FIN meanwhile.
 
+*STARTTLS.* The last thing in the clear is our 220. Whoever sits in between could put commands behind STARTTLS, to be
+taken for the client's own under TLS (CVE-2011-0411). So what came with it is never obeyed: 421 ends the connection, and
+a line of the log says why. What comes later in the clear fails the handshake.
+
 *The end.* A drain says 421 to whoever is between two commands; a message that is under way is still taken, and then
 answered with both. A client that leaves in the middle of a message leaves nothing behind.
 """
@@ -19,6 +23,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from concurrent.futures import Future
 from typing import Any
 
@@ -26,6 +31,8 @@ import attrs
 
 from reactor import Connection, Listener, Options, Reactor
 from reactor.framing import Delimited, FramedProtocol, FrameTooLong, FramingError, Reader, SkipTo
+from reactor.tls import codecs
+from samples.common import reason
 from samples.smtpsink.session import COMMAND_BYTES, LINE_BYTES, Message, Reply, Session, reply
 from samples.smtpsink.sink import Sink
 
@@ -39,16 +46,20 @@ _COMMANDS = Delimited(b"\n", COMMAND_BYTES - 1)
 
 
 class Visit(FramedProtocol):
-    """One client."""
+    """One client. `tls` is what STARTTLS begins, or None: it is not offered."""
 
     reader: Reader = _COMMANDS
 
-    def __init__(self, reactor: Reactor, sink: Sink, size_limit: int, line_limit: int) -> None:
+    def __init__(
+        self, reactor: Reactor, sink: Sink, size_limit: int, line_limit: int, tls: ssl.SSLContext | None
+    ) -> None:
         self._reactor = reactor
         self._sink = sink
         self._size_limit = size_limit
         # Without its CR LF, and with the dot that is not counted (4.5.3.1.6).
         self._lines = Delimited(b"\r\n", line_limit - 2 + 1)
+        self._tls = tls
+        self._shaking = False
         self._waits: set[str] = set()
         self._draining = False
         self._gone = False
@@ -56,8 +67,14 @@ class Visit(FramedProtocol):
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
         address = connection.get_extra_info("peername")
-        peer = str(address[0]) if isinstance(address, tuple) else "unix"
-        self._session = Session(socket.gethostname(), peer, self._size_limit)
+        self._peer = str(address[0]) if isinstance(address, tuple) else "unix"
+        self._session = Session(
+            socket.gethostname(),
+            self._peer,
+            self._size_limit,
+            offers_tls=self._tls is not None,
+            under_tls=connection.get_extra_info("ssl_object") is not None,
+        )
         self._say(self._session.greeting())
 
     def frame_received(self, frame: bytes) -> None:
@@ -66,13 +83,34 @@ class Visit(FramedProtocol):
         elif self._session.in_message:
             self._take(frame)
         elif frame.endswith(b"\r"):
-            self._say(self._session.obey(frame[:-1]))
-            self._read_on()
+            answer = self._session.obey(frame[:-1])
+            if self._session.starting_tls:
+                self._start_tls(answer)
+            else:
+                self._say(answer)
+                self._read_on()
         else:
             self._say(self._session.refused(reply(500, "5.5.2 a line ends with CR LF (try nc -C)")))
 
     def _read_on(self) -> None:
         self.reader = self._lines if self._session.in_message else _COMMANDS
+
+    def _start_tls(self, answer: Reply) -> None:
+        if self.unread:
+            logger.warning("%s sent more behind STARTTLS in the clear; nothing of it is obeyed", self._peer)
+            self._say(reply(421, "4.7.0 nothing may come behind STARTTLS before the handshake"))
+            return
+        self._say(answer)
+        if self.connection.is_closing():
+            self.connection.abort()  # it could not be told: it is gone
+            return
+        assert self._tls is not None
+        self._shaking = True
+        self._session.secured()
+        self.connection.start_tls(self._tls, server_side=True, done=self._secured)
+
+    def _secured(self) -> None:
+        self._shaking = False
 
     def _take(self, line: bytes) -> None:
         if len(line) >= self._lines.limit_bytes and not line.startswith(b"."):
@@ -162,6 +200,8 @@ class Visit(FramedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gone = True
+        if self._shaking and exc is not None:
+            logger.warning("the TLS handshake with %s failed: %s", self._peer, reason(exc))
 
 
 def serve(
@@ -170,12 +210,19 @@ def serve(
     sink: Sink | None = None,
     size_limit: int = SIZE_LIMIT,
     line_limit: int = LINE_BYTES,
+    tls: ssl.SSLContext | None = None,
+    tls_at_once: bool = False,
     options: Options | None = None,
     **how: Any,
 ) -> Listener:
-    """Takes what `Reactor.listen` takes, but for the factory."""
+    """Takes what `Reactor.listen` takes, but for the factory. `tls` is for STARTTLS, unless it is to be at once."""
     there = Sink() if sink is None else sink
     options = Options() if options is None else options
     if options.deadlines.idle is None:
         options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=_PATIENCE))
-    return reactor.listen(lambda: Visit(reactor, there, size_limit, line_limit), *where, options=options, **how)
+    if tls is not None and not tls_at_once:
+        codecs(tls, server_side=True)  # what cannot be used is refused now, and not to each client
+    at_once, later = (tls, None) if tls_at_once else (None, tls)
+    return reactor.listen(
+        lambda: Visit(reactor, there, size_limit, line_limit, later), *where, tls=at_once, options=options, **how
+    )

@@ -7,6 +7,9 @@ Lines come here without their CR LF, and only CR LF ends one. That is what SMTP 
 for the end of a line sees the end of a message, and another one behind it, where the sender's server saw neither.
 
 Nothing that a client sent is repeated in a reply: a reply is one line of ASCII.
+
+STARTTLS (RFC 3207) is obeyed here as far as words go: `starting_tls` is true then, and whoever has the connection does
+the rest and calls `secured`. What the client had said until then is forgotten: anybody could have said it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ _PATH = re.compile(r'[ ]*<(?:@[^:<>\s"]+:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?:
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
 # What a browser says that was lured here: it must not go on, for the rest of its request would be read as commands.
 _NOT_SMTP = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT")
-_KNOWN_ELSEWHERE = ("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "STARTTLS", "TURN")
+_KNOWN_ELSEWHERE = ("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN")
 
 
 @attrs.frozen
@@ -74,16 +77,22 @@ class _Refused(Exception):
 
 
 class Session:
-    """One client's conversation."""
+    """One client's conversation. With `offers_tls` it may ask for STARTTLS; `under_tls`: it speaks TLS already."""
 
-    def __init__(self, name: str, peer: str, size_limit: int) -> None:
+    def __init__(
+        self, name: str, peer: str, size_limit: int, *, offers_tls: bool = False, under_tls: bool = False
+    ) -> None:
         self._name = name
         self._peer = peer
         self._size_limit = size_limit
+        self._offers_tls = offers_tls and not under_tls
+        self._under_tls = under_tls
         self._extended: bool | None = None  # EHLO, HELO, or neither yet
         self._errors = 0
         # Lines are taken now, not commands.
         self.in_message = False
+        # The client was told to begin the handshake: nothing is obeyed until `secured`.
+        self.starting_tls = False
         self._forget()
 
     def _forget(self) -> None:
@@ -98,6 +107,7 @@ class Session:
 
     def obey(self, line: bytes) -> Reply:
         """One command."""
+        assert not self.starting_tls
         verb, _, rest = line.partition(b" ")
         try:
             word = verb.decode("ascii", "replace").upper()
@@ -132,7 +142,8 @@ class Session:
     def _ehlo(self, text: str) -> Reply:
         self._hello(text, extended=True)
         size = f"SIZE {self._size_limit}"
-        return reply(250, self._name, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "HELP")
+        tls = ("STARTTLS",) if self._offers_tls else ()
+        return reply(250, self._name, "PIPELINING", size, "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", *tls, "HELP")
 
     def _helo(self, text: str) -> Reply:
         self._hello(text, extended=False)
@@ -205,7 +216,25 @@ class Session:
         return reply(252, "2.5.2 mail to anybody is taken")
 
     def _help(self, text: str) -> Reply:
-        return reply(214, "2.0.0 " + " ".join(COMMANDS))
+        return reply(214, "2.0.0 " + " ".join(word for word in COMMANDS if word != "STARTTLS" or self._offers_tls))
+
+    def _starttls(self, text: str) -> Reply:
+        if self._under_tls:
+            raise _Refused(503, "5.5.1 this is TLS already")
+        if not self._offers_tls:
+            raise _Refused(502, "5.5.1 there is no certificate here")
+        _nothing(text)
+        if not self._extended:
+            raise _Refused(503, "5.5.1 say EHLO first")
+        self.starting_tls = True
+        return reply(220, "2.0.0 go ahead")
+
+    def secured(self) -> None:
+        """From here on everything comes under TLS, and the conversation begins anew, without a greeting."""
+        self.starting_tls = self._offers_tls = False
+        self._under_tls = True
+        self._extended = None
+        self._forget()
 
     def _quit(self, text: str) -> Reply:
         _nothing(text)
@@ -250,6 +279,7 @@ COMMANDS: dict[str, Callable[[Session, str], Reply]] = {
     "NOOP": Session._noop,
     "VRFY": Session._vrfy,
     "HELP": Session._help,
+    "STARTTLS": Session._starttls,
     "QUIT": Session._quit,
 }
 

@@ -149,10 +149,10 @@ def test_a_connect_to_a_full_queue_ends_at_its_deadline(reactor, raw):
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(raw.getsockname())
-        protocol = connecting(reactor, raw, Options(deadlines=Deadlines(connect=0.1)))
+        protocol = connecting(reactor, raw, Options(deadlines=Deadlines(connect=0.05)))
         began = reactor.time()
         reactor.run()
-        assert 0.1 <= reactor.time() - began < 5
+        assert 0.05 <= reactor.time() - began < 5
     assert protocol.calls == ["connection_failed"]
     assert type(protocol.failed) is ConnectFailed
     assert type(protocol.failed.causes[-1][1]) is TimeoutError

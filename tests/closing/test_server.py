@@ -163,7 +163,8 @@ with Reactor() as reactor:
 """
 
 
-def test_a_famine_of_descriptors_refuses_nobody(poller):
+@pytest.mark.parametrize("famine", [0.3, pytest.param(1.5, marks=pytest.mark.slow)])
+def test_a_famine_of_descriptors_refuses_nobody(poller, famine):
     """Scenario 67: ten descriptors for forty clients, and none comes free for a while: all are served, in few turns."""
     source = "CLOSES, OPTIONS = False, Options()\n" + FAMINE
     with Program(source, poller) as program, ExitStack() as stack:
@@ -175,7 +176,6 @@ def test_a_famine_of_descriptors_refuses_nobody(poller):
         while len(served) < 10:
             served += select.select(set(clients) - set(served), (), (), 5)[0]
         # The famine lasts: nobody else is served, and nobody is refused.
-        famine = 1.5 if poller == "epoll" else 0.3
         assert select.select(set(clients) - set(served), (), (), famine)[0] == []
         assert len(served) == 10
         waiting = dict(clients)
@@ -256,8 +256,9 @@ def test_an_aborted_connection_costs_the_batch_nothing(poller, tmp_path, number,
     assert caplog.records == []
 
 
+@pytest.mark.parametrize("seconds", [0.5, pytest.param(1.5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("poller", ["epoll", "poll"])
-def test_a_thousand_sleepers_use_no_processor(poller, tmp_path):
+def test_a_thousand_sleepers_use_no_processor(poller, tmp_path, seconds):
     """Scenario 70: half open and lingering by the hundred, for a while: less than one per cent of one processor."""
     options = Options(deadlines=Deadlines(linger_grace=5, linger_silence=60, linger_total=60))
     with Reactor(poller=poller) as reactor, ExitStack() as stack:
@@ -275,7 +276,7 @@ def test_a_thousand_sleepers_use_no_processor(poller, tmp_path):
         assert sum(connection.state is LINGER for connection in reactor.connections) == 500
         # What was started is over: acknowledgements, first looks.
         processor_time(reactor, 0.1)
-        assert processor_time(reactor, 1.5) < 0.01
+        assert processor_time(reactor, seconds) < 0.01
         assert len(reactor.connections) == 1000
         for protocol in server.protocols:
             protocol.connection.close()

@@ -1,6 +1,7 @@
 """Peers that vanish: no FIN, no reset, only silence. Scenario 22, and each way to find out ("When Sockets Die", R13).
 
 Server and client each run in a network namespace of their own, joined by a virtual cable; then its packets are dropped.
+Finding out is mostly waiting, so those of VANISHINGS vanish at the same time; each test looks at what came of one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -58,9 +61,9 @@ class Cable:
             subprocess.run(("ip", "netns", "delete", namespace), capture_output=True, timeout=20)
 
 
-@pytest.fixture
-def cable() -> Iterator[Cable]:
-    """Skips where namespaces cannot be had; removes them whatever happens."""
+@contextmanager
+def laid() -> Iterator[Cable]:
+    """A cable. Skips where namespaces cannot be had; removes them whatever happens."""
     if sys.platform != "linux" or not (shutil.which("ip") and shutil.which("nft")):
         pytest.skip("needs Linux with ip and nft")
     made = Cable()
@@ -113,9 +116,9 @@ with socket.create_connection(("10.77.0.1", int(sys.argv[1])), timeout=20) as so
 """
 
 
-def vanish(cable: Cable, options: str, poller: str = "epoll", how: str = "drop", then: str = "") -> tuple[dict, dict]:
+def vanish(options: str, poller: str = "epoll", how: str = "drop", then: str = "") -> tuple[dict, dict]:
     """A served client vanishes and the server is told something to do; what it says of the end, and at its own."""
-    with Program(f"OPTIONS = {options}\n{SERVING}", poller, cable.server) as server:
+    with laid() as cable, Program(f"OPTIONS = {options}\n{SERVING}", poller, cable.server) as server:
         port = server.hear("port")["port"]
         with Program(CALLING, "epoll", cable.client, str(port)) as client:
             client.hear("connected")
@@ -134,11 +137,30 @@ def vanish(cable: Cable, options: str, poller: str = "epoll", how: str = "drop",
     return lost, over
 
 
-@pytest.mark.parametrize(("poller", "how"), [("epoll", "drop"), ("epoll", "cut"), ("poll", "drop"), ("select", "drop")])
-def test_the_flush_deadline_finds_who_vanished_during_the_reply(cable, poller, how):
+FLUSH = "Options(sockets=NARROW, deadlines=Deadlines(flush=0.4))"
+FLUSHING = [("epoll", "drop"), ("epoll", "cut"), ("poll", "drop"), ("select", "drop")]
+
+# The arguments of `vanish`, the longest first. The idle deadline is long enough for the cable to be dropped meanwhile.
+VANISHINGS: dict[object, tuple[str, ...]] = {
+    "keepalive": ("Options(sockets=Sockets(keepalive=Keepalive(idle=1, interval=1, count=2)))",),
+    "idle": ("Options(deadlines=Deadlines(idle=1, linger_grace=0.05, linger_silence=0.2))",),
+    "user timeout": ("Options(sockets=Sockets(user_timeout=0.5))", "epoll", "drop", "write"),
+    "linger": ("Options(deadlines=Deadlines(linger_grace=0.05, linger_silence=0.4))", "epoll", "drop", "end"),
+    **{(poller, how): (FLUSH, poller, how, "reply") for poller, how in FLUSHING},
+}
+
+
+@pytest.fixture(scope="module")
+def vanished() -> dict[object, Future]:
+    """What `vanish` has for each of VANISHINGS: its result, or its exception."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return {name: pool.submit(vanish, *arguments) for name, arguments in VANISHINGS.items()}
+
+
+@pytest.mark.parametrize(("poller", "how"), FLUSHING)
+def test_the_flush_deadline_finds_who_vanished_during_the_reply(vanished, poller, how):
     """Scenario 22: no byte is acknowledged, none is claimed to be, and the loop sleeps until the deadline."""
-    options = "Options(sockets=NARROW, deadlines=Deadlines(flush=0.4))"
-    lost, over = vanish(cable, options, poller, how, "reply")
+    lost, over = vanished[poller, how].result()
     assert (lost["lost"], lost["how"], lost["fin_sent"]) == ("FlushTimeout", "reset", False)
     assert 0.35 <= lost["after"] < 3
     assert (lost["written"], lost["acknowledged"]) == (REPLY_SIZE, 0)
@@ -146,46 +168,43 @@ def test_the_flush_deadline_finds_who_vanished_during_the_reply(cable, poller, h
     assert over["turns"] < 200
 
 
-def test_the_linger_ends_by_itself_when_the_peer_has_vanished(cable):
+def test_the_linger_ends_by_itself_when_the_peer_has_vanished(vanished):
     """Scenario 22: our last words and our FIN stay unacknowledged: told as such, after the silence."""
-    options = "Options(deadlines=Deadlines(linger_grace=0.05, linger_silence=0.4))"
-    lost, over = vanish(cable, options, then="end")
+    lost, over = vanished["linger"].result()
     assert (lost["lost"], lost["how"], lost["fin_sent"]) == ("Unacknowledged", "cut", True)
     assert 0.35 <= lost["after"] < 3
     assert (lost["written"], lost["acknowledged"], lost["unacknowledged"], lost["unsent"]) == (3, 0, 3, 0)
     assert over["turns"] < 200
 
 
-def test_the_idle_deadline_finds_who_vanished_in_silence(cable):
+def test_the_idle_deadline_finds_who_vanished_in_silence(vanished):
     """Scenario 22: with nothing under way only this, or keepalive, can find it."""
-    options = "Options(deadlines=Deadlines(idle=0.4, linger_grace=0.05, linger_silence=0.2))"
-    lost, over = vanish(cable, options)
+    lost, over = vanished["idle"].result()
     # Nothing was written, so no byte is missing; but nobody took our FIN either.
     assert (lost["lost"], lost["how"], lost["written"]) == ("IdleTimeout", "cut", 0)
     assert (lost["fin_sent"], lost["fin_acknowledged"]) == (True, False)
     assert over["turns"] < 200
 
 
-def test_keepalive_finds_who_vanished_in_silence(cable):
+def test_keepalive_finds_who_vanished_in_silence(vanished):
     """Scenario 22: a probe after one second, two without an answer: the kernel tells ETIMEDOUT."""
-    options = "Options(sockets=Sockets(keepalive=Keepalive(idle=1, interval=1, count=2)))"
-    lost, over = vanish(cable, options)
+    lost, over = vanished["keepalive"].result()
     assert (lost["lost"], lost["how"], lost["written"]) == ("TimeoutError", "failed", 0)
     assert over["turns"] < 50
 
 
-def test_a_user_timeout_finds_who_vanished_with_our_data_under_way(cable):
+def test_a_user_timeout_finds_who_vanished_with_our_data_under_way(vanished):
     """Scenario 22: TCP gives up on what nobody acknowledges, long before its usual quarter of an hour."""
-    lost, over = vanish(cable, "Options(sockets=Sockets(user_timeout=0.5))", then="write")
+    lost, over = vanished["user timeout"].result()
     assert (lost["lost"], lost["how"]) == ("TimeoutError", "failed")
     assert 0.4 <= lost["after"] < 6
     assert (lost["written"], lost["accepted"], lost["acknowledged"]) == (14, 14, 0)
     assert over["turns"] < 50
 
 
-def test_without_any_of_them_who_vanished_stays_for_ever(cable):
+def test_without_any_of_them_who_vanished_stays_for_ever():
     """Scenario 22: silence alone is no fault, so each of the above is a choice; the server is stopped, and resets."""
-    with Program(f"OPTIONS = Options()\n{SERVING}", "epoll", cable.server) as server:
+    with laid() as cable, Program(f"OPTIONS = Options()\n{SERVING}", "epoll", cable.server) as server:
         port = server.hear("port")["port"]
         with Program(CALLING, "epoll", cable.client, str(port)) as client:
             client.hear("connected")

@@ -163,7 +163,7 @@ def test_a_monitor_without_its_library_names_the_extra(run, monkeypatch, tmp_pat
     (tmp_path / "h11.py").write_text("raise ModuleNotFoundError(\"No module named 'h11'\", name='h11')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     line = refusal(run, "echo", "--port", "0", "--monitor", "0")
-    assert "--monitor needs the module h11: pip install 'selector-reactor[web]'" in line
+    assert "--monitor needs the module h11: pip install '.[web]'" in line
 
 
 def test_the_monitor_is_told_after_the_addresses(run):

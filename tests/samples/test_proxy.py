@@ -8,24 +8,25 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reactor import Deadlines, Limits, Options, Reactor
-from reactor.testing import DescriptorLimit, Link, SimulatedSystem
+from reactor.testing import DescriptorLimit, Fault, Link, SimulatedSystem
 from samples.proxy import Health, Route, main, serve
 from samples.proxy.header import MOST_BYTES, Header, Malformed, build, parse
 from samples.proxy.health import most_callers
 from tests.helpers import Peer, Recorder, Server, turn_until
 from tests.samples.processes import read_to_end, wait_for
-from tests.test_tls import TLSPeer, client_context, server_context
+from tests.test_tls import TLSPeer, authority, certificate, client_context, server_context
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -618,6 +619,232 @@ def test_a_caller_whose_tls_is_cut_short_is_a_reset_for_the_upstream():
             assert isinstance(upstream.protocols[0].lost, ConnectionResetError)
 
 
+# The header in the clear, and then TLS
+
+
+class Behind(Recorder):
+    """An upstream that takes a header's line in the clear, and then begins TLS."""
+
+    context_name = "localhost"
+
+    def data_received(self, data):
+        super().data_received(data)
+        line, end, rest = bytes(self.data).partition(b"\r\n")
+        if end and "header" not in self.calls:
+            self.calls.append("header")
+            self.header = line + end
+            self.data.clear()
+            self.shake(rest)
+
+    def shake(self, received):
+        context = server_context(name=self.context_name)
+        self.connection.start_tls(context, server_side=True, received=received)
+
+    def draining(self):
+        """It is in the same reactor as the proxy that is drained."""
+
+
+class Somebody(Behind):
+    context_name = "somebody.else"
+
+
+class Late(Behind):
+    """Begins only when it is told: `Behind.shake`, with what has come."""
+
+    def shake(self, received):
+        self.data += received
+
+
+TLS_ROUTE = {"tls": client_context(), "server_hostname": "localhost", "send_header": 1}
+
+
+def test_the_upstream_is_told_who_called_in_the_clear_and_the_rest_under_tls():
+    """The header names the caller; behind the handshake come its words, and both ends pass."""
+    with Reactor() as reactor:
+        upstream = Server(reactor, Behind)
+        with front(reactor, upstream, route=TLS_ROUTE) as sock, Peer(sock, reactor) as caller:
+            (host, port), (there, listening) = caller.sock.getsockname(), caller.sock.getpeername()
+            caller.send(b"in plain words")
+            caller.fin()
+            assert caller.read_to_end() == "EOF"
+            (protocol,) = upstream.protocols
+            assert protocol.header == f"PROXY TCP4 {host} {there} {port} {listening}\r\n".encode()
+            assert bytes(protocol.data) == b"in plain words"
+            assert protocol.connection.get_extra_info("cipher") is not None
+            assert protocol.lost is None
+
+
+def test_a_certificate_that_is_not_good_behind_the_header_resets_the_caller(caplog):
+    """Nothing that it said has left; the log has OpenSSL's reason."""
+    with Reactor() as reactor:
+        upstream = Server(reactor, Somebody)
+        with front(reactor, upstream, route=TLS_ROUTE) as sock, Peer(sock, reactor) as caller:
+            caller.sock.send(b"for nobody else")
+            assert caller.read_to_end() == "reset"
+            turn_until(reactor, lambda: not reactor.connections)
+        assert upstream.protocols[0].data == b""
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "samples.proxy"]
+    assert "reset: the upstream: " in line
+    assert "certificate verify failed" in line
+
+
+class BrokenPipe(Fault):
+    """Who is sent to is gone: it reset between our connect and our first word."""
+
+    def on_send(self, system, sock, count):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_an_upstream_that_is_gone_before_the_header_begins_no_handshake(caplog):
+    """Its caller is reset, the log says why, and nothing of ours is raised."""
+    with World(send_header=1, tls=client_context(), server_hostname="localhost") as world:
+        world.system.faults = [BrokenPipe()]
+        caller = world.caller()
+        world.run(5.0)
+        assert caller.ending == "reset"
+        assert world.reactor.connections == ()
+    (line,) = caplog.messages
+    assert line.endswith("reset: the upstream: Broken pipe")
+
+
+class Silent(Recorder):
+    """An upstream that never begins the handshake."""
+
+
+@pytest.mark.parametrize("who", ["caller", "upstream", "nobody"])
+def test_who_leaves_during_the_upstreams_handshake_takes_the_other_along(who, caplog):
+    """A reset either way, and no timer is left; or the connect deadline is the end of it."""
+    health = Health()
+    with Reactor() as reactor:
+        upstream = Server(reactor, Silent)
+        route = {**TLS_ROUTE, "connect_timeout": 0.1 if who == "nobody" else 10.0}
+        with front(reactor, upstream, route=route, health=health) as sock, Peer(sock, reactor) as caller:
+            turn_until(reactor, lambda: upstream.protocols and b"\r\n\x16\x03" in upstream.protocols[0].data)
+            if who == "caller":
+                caller.reset()
+            elif who == "upstream":
+                upstream.protocols[0].connection.abort()
+            if who != "caller":
+                assert caller.read_to_end() == "reset"
+            turn_until(reactor, lambda: not reactor.connections)
+            assert who == "upstream" or isinstance(upstream.protocols[0].lost, ConnectionResetError)
+        assert (health.waiting, health.failed) == (0, 1)
+        assert reactor.statistics().timers == 0
+    lines = [record.getMessage() for record in caplog.records if record.name == "samples.proxy"]
+    assert len(lines) == (who != "caller")
+    assert who != "nobody" or "no TLS handshake within 0.1 s" in lines[0]
+
+
+def test_a_caller_is_served_though_the_drain_began_in_its_upstreams_handshake():
+    """It was let in: the upstream's connection is not closed under its feet."""
+    health = Health()
+    with Reactor() as reactor:
+        upstream = Server(reactor, Late)
+        with front(reactor, upstream, route=TLS_ROUTE, health=health) as sock, Peer(sock, reactor) as caller:
+            turn_until(reactor, lambda: upstream.protocols and upstream.protocols[0].data)
+            reactor.call_soon(reactor.drain, 20.0)
+            for _ in range(5):
+                reactor.run_once(0)
+            assert health.waiting == 1
+            (protocol,) = upstream.protocols
+            hello = bytes(protocol.data)
+            protocol.data.clear()
+            Behind.shake(protocol, hello)
+            caller.send(b"just in time")
+            caller.fin()
+            assert caller.read_to_end() == "EOF"
+            assert bytes(protocol.data) == b"just in time"
+
+
+@contextmanager
+def announced(reactor: Reactor, upstream: Server, **how: object) -> Iterator[TLSPeer]:
+    """A caller of a proxy that takes a header and then TLS; it has said nothing yet."""
+    route = {"accept_header": True, **how.pop("route", {})}
+    with front(reactor, upstream, route=route, tls=server_context(), **how) as sock:
+        yield TLSPeer(sock, reactor, client_context(), "localhost")
+
+
+@pytest.mark.parametrize("header", [TEXT, BINARY], ids=["v1", "v2"])
+@pytest.mark.parametrize("glued", ["all", "half", "nothing"])
+def test_a_callers_header_is_read_in_the_clear_and_tls_begins_at_the_next_byte(header, glued):
+    """Whatever of the ClientHello came in one segment with it. The upstream hears of the first caller."""
+    with Reactor() as reactor:
+        upstream = Server(reactor)
+        with announced(reactor, upstream, route={"send_header": 1}) as caller:
+            hello = client_hello(caller)
+            cut = {"all": len(hello), "half": len(hello) // 2, "nothing": 0}[glued]
+            caller.send_raw(header + hello[:cut])
+            for _ in range(5):
+                reactor.run_once(0)
+            caller.send_raw(hello[cut:])
+            caller.shake()
+            caller.send(b"secret")
+            found = parse(header)
+            expected = build(1, found.source, found.destination) + b"secret"
+            turn_until(reactor, lambda: upstream.protocols and upstream.protocols[0].data == expected)
+            upstream.protocols[0].connection.write(b"answer")
+            caller.end()
+            assert caller.read_to_end() == "EOF"
+            assert caller.data == b"answer"
+            turn_until(reactor, lambda: upstream.protocols[0].ended)
+            assert upstream.protocols[0].lost is None
+
+
+def client_hello(caller: TLSPeer) -> bytes:
+    """What a client says first; it is not sent."""
+    with pytest.raises(ssl.SSLWantReadError):
+        caller.tls.do_handshake()
+    return caller.seal(b"")
+
+
+def test_a_caller_that_says_its_words_in_the_clear_behind_its_header_is_not_served(caplog):
+    """They are no handshake; nobody is called, and a line of the log says who it was."""
+    with Reactor() as reactor:
+        upstream = Server(reactor)
+        health = Health()
+        with announced(reactor, upstream, health=health) as caller:
+            caller.send_raw(TEXT + b"GET / HTTP/1.0\r\n\r\n")
+            caller.fin()
+            turn_until(reactor, lambda: health.failed)
+        assert upstream.protocols == []
+        assert (health.waiting, health.failed) == (0, 1)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "samples.proxy"]
+    assert " for 192.0.2.1:1111: the TLS handshake failed: [SSL" in line
+
+
+def test_the_headers_deadline_does_not_run_for_the_handshake():
+    """That has one of its own."""
+    with Reactor() as reactor:
+        upstream = Server(reactor)
+        with announced(reactor, upstream, route={"header_timeout": 0.05}) as caller:
+            caller.send_raw(TEXT)
+            turn_until(reactor, lambda: reactor.connections and reactor.connections[0].report.received == len(TEXT))
+            late = reactor.time() + 0.1
+            turn_until(reactor, lambda: reactor.time() >= late)
+            caller.shake()
+            caller.send(b"secret")
+            turn_until(reactor, lambda: upstream.protocols and upstream.protocols[0].data == b"secret")
+            caller.reset()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"tls": client_context(), "accept_header": True},
+        {"tls": client_context()},
+        {"to_tls": server_context()},
+        {"to_tls": server_context(), "send_header": 2},
+    ],
+    ids=["callers, later", "callers", "upstream", "upstream, later"],
+)
+def test_a_context_for_the_other_side_is_refused_before_anybody_calls(how):
+    """Where it was made, and not to each caller."""
+    tls = how.get("tls")
+    route = {"tls": how.get("to_tls"), **{name: value for name, value in how.items() if name.endswith("header")}}
+    with Reactor() as reactor, pytest.raises(ValueError, match="for the other side"):
+        serve(reactor, "127.0.0.1", 0, route=Route(to={"host": "localhost", "port": 1}, **route), tls=tls)
+
+
 def test_a_peer_that_vanishes_is_looked_for_on_both_sides():
     """Half of a conversation may rest for hours; the kernel asks whether its peer is still there."""
     with Reactor() as reactor:
@@ -694,6 +921,47 @@ def test_a_client_of_the_machines_talks_through_it(run, client):
             assert program.wait(10) == 0
     assert proxy.stop() == 0
     assert proxy.errors == ""
+
+
+@pytest.fixture
+def pem(tmp_path) -> tuple[str, str]:
+    """A server's certificate with its key, and who vouches for it."""
+    both, trusted = tmp_path / "both.pem", tmp_path / "trusted.pem"
+    both.write_bytes(certificate("localhost").private_key_and_cert_chain_pem.bytes())
+    trusted.write_bytes(authority().cert_pem.bytes())
+    return str(both), str(trusted)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_announces_itself_and_then_speaks_tls_through_two_proxies(run, pem):
+    """Its header in the clear, then HTTPS; the second proxy is told of it by the first, in the same manner."""
+    both, trusted = pem
+    proxy = ["proxy", "--port", "0", "--log-level", "info", "--accept-proxy", "--tls-cert", both]
+    with behind() as (server, to):
+        far = run(*proxy, "--to", to, "--send-proxy", "v1")
+        there = ["--to", f"localhost:{far.port()}", "--to-tls", "--to-ca", trusted, "--send-proxy", "v2"]
+        near = run(*proxy, *there)
+        url = f"https://localhost:{near.port()}/"
+        command = ["curl", "-4", "-sS", "--haproxy-protocol", "--cacert", trusted, "-w", "%{local_port}", url]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as curl:
+            upstream, _ = server.accept()
+            with upstream:
+                upstream.settimeout(10)
+                request = b""
+                while not request.endswith(b"\r\n\r\n"):
+                    request += upstream.recv(65536)
+                upstream.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nyes")
+                upstream.shutdown(socket.SHUT_WR)
+                with suppress(ConnectionResetError):  # curl does not read our close_notify
+                    read_to_end(upstream)
+            said, complaint = curl.communicate(timeout=10)
+    assert (curl.returncode, complaint, said[:3]) == (0, b"", b"yes")
+    header, _, rest = request.partition(b"\r\n")
+    assert header == f"PROXY TCP4 127.0.0.1 127.0.0.1 {said[3:].decode()} {near.port()}".encode()
+    assert rest.startswith(b"GET / HTTP/1.1\r\n")
+    for one in (near, far):
+        wait_for(lambda one=one: "bytes up" in one.errors, "it did not end")
+        assert one.stop() == 0
 
 
 def test_an_upstream_that_is_down_is_a_reset_and_a_line(run):
@@ -872,8 +1140,6 @@ REFUSED = {
     ("--to", "localhost:1", "--to-tls", "--to-ca", "/nowhere"): "--to-ca /nowhere: No such file or directory",
     ("--to", "localhost:1", "--to-tls", "--to-ca", __file__): "no certificates in PEM",
     ("--to", "unix:/x", "--to-tls"): "needs --to-name",
-    ("--to", "localhost:1", "--to-tls", "--send-proxy", "v1"): "the header goes before the handshake",
-    ("--to", "localhost:1", "--tls-cert", "x", "--accept-proxy"): "the header comes before the handshake",
     ("--to", "localhost:1", "--send-proxy", "v3"): "invalid choice: 'v3'",
     ("--to", "localhost:1", "--connect-timeout", "0"): "zero seconds",
 }

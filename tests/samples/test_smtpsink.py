@@ -6,25 +6,30 @@ import errno
 import os
 import shutil
 import smtplib
+import socket
+import ssl
 import subprocess
 import threading
 from concurrent.futures import Future
 from email.message import EmailMessage
+from pathlib import Path
 
 import pytest
 
-from reactor import Reactor
+from reactor import Limits, Options, Reactor
 from reactor.testing import Link, SimulatedSystem
 from samples import smtpsink
 from samples.smtpsink.session import COMMANDS, Message, Reply, Session
 from samples.smtpsink.sink import Sink, keep, shown
+from tests.helpers import Peer, turn_until
 from tests.samples.processes import PATIENCE, wait_for
+from tests.test_tls import TLSPeer, authority, certificate, client_context, server_context
 
 # The conversation alone
 
 
-def session(*commands: str, size_limit: int = 1000) -> Session:
-    made = Session("sink.test", "192.0.2.1", size_limit)
+def session(*commands: str, size_limit: int = 1000, **tls: bool) -> Session:
+    made = Session("sink.test", "192.0.2.1", size_limit, **tls)
     for command in commands:
         assert made.obey(command.encode()).code < 400, command
     return made
@@ -133,8 +138,52 @@ def test_a_machine_whose_name_is_not_ascii_can_greet():
 
 
 def test_help_names_every_command():
-    """Each of them is obeyed."""
-    assert session().obey(b"HELP").lines == ("2.0.0 " + " ".join(COMMANDS),)
+    """Each of them is obeyed; STARTTLS is not named where there is no certificate."""
+    assert session(offers_tls=True).obey(b"HELP").lines == ("2.0.0 " + " ".join(COMMANDS),)
+    assert session().obey(b"HELP").lines == ("2.0.0 EHLO HELO MAIL RCPT DATA RSET NOOP VRFY HELP QUIT",)
+
+
+def words(conversation: Session) -> tuple[str, ...]:
+    return conversation.obey(b"EHLO client.test").lines
+
+
+@pytest.mark.parametrize(
+    ("before", "command", "code"),
+    [
+        (HELLO, "STARTTLS", 220),
+        (HELLO, "starttls", 220),
+        (RECIPIENT, "STARTTLS", 220),
+        (HELLO, "STARTTLS now", 501),
+        ((), "STARTTLS", 503),
+        (("HELO client.test",), "STARTTLS", 503),
+    ],
+)
+def test_starttls_has_its_reply(before, command, code):
+    """It is an extension, so EHLO comes first; and it takes no parameters."""
+    conversation = session(*before, offers_tls=True)
+    assert conversation.obey(command.encode()).code == code
+    assert conversation.starting_tls == (code == 220)
+
+
+def test_after_the_handshake_nothing_is_remembered_and_starttls_is_not_offered_again():
+    """EHLO, sender and recipients are forgotten; a second STARTTLS is out of order."""
+    conversation = session(*RECIPIENT, offers_tls=True)
+    assert "STARTTLS" in words(session(offers_tls=True))
+    assert conversation.obey(b"STARTTLS").code == 220
+    conversation.secured()
+    assert conversation.obey(b"DATA").code == 503
+    assert conversation.obey(b"MAIL FROM:<a@b.test>").code == 503
+    assert "STARTTLS" not in words(conversation)
+    assert conversation.obey(b"MAIL FROM:<a@b.test>").code == 250
+    assert conversation.obey(b"RCPT TO:<c@d.test>").code == 250
+    assert conversation.obey(b"STARTTLS").code == 503
+
+
+def test_under_tls_from_the_first_byte_starttls_is_out_of_order():
+    """And is not offered."""
+    conversation = session(offers_tls=True, under_tls=True)
+    assert "STARTTLS" not in words(conversation)
+    assert conversation.obey(b"STARTTLS").code == 503
 
 
 def test_what_is_not_utf_8_is_refused():
@@ -522,6 +571,113 @@ def test_a_silent_client_is_let_go_after_five_minutes():
         assert world.peer.ending == "EOF"
 
 
+# STARTTLS
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"MAIL FROM:<admin@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nforged\r\n.\r\n", b"MAIL", b"\n", b"\x16\x03\x01"],
+    ids=["commands", "half a command", "a line end", "a handshake"],
+)
+def test_what_came_behind_starttls_in_the_clear_is_never_obeyed(behind, caplog):
+    """No 220, no handshake, no message: 421, the end in order, and a line of the log."""
+    with World(tls=server_context()) as world:
+        assert world.say(b"EHLO x\r\nSTARTTLS\r\n" + behind) == [250, 421]
+        world.say(START)
+        assert world.codes() == [220, 250, 421]
+        assert world.peer.ending == "EOF"
+        assert not world.sink.messages
+        assert "127.0.0.1 sent more behind STARTTLS in the clear" in caplog.text
+
+
+def test_a_client_that_is_gone_before_the_220_begins_no_handshake(caplog):
+    """Its reset is found where a reply is written; what it had still sent is not obeyed, and is no error of ours."""
+    asked = b"EHLO x\r\nSTARTTLS\r\n"
+    with World(tls=server_context(), options=Options(limits=Limits(read_bytes=len(asked)))) as world:
+        world.peer.send(asked + b"NOOP\r\n")
+        world.peer.reset()
+        world.run(5)
+        assert world.reactor.connections == ()
+    assert caplog.text == ""
+
+
+class Secured:
+    """A sink on real sockets, and a raw client that was told to begin the handshake."""
+
+    def __init__(self, reactor: Reactor) -> None:
+        self.reactor = reactor
+        self.sink = Collected()
+        self.listener = smtpsink.serve(reactor, "127.0.0.1", 0, sink=self.sink, tls=server_context())
+        self.peer = Peer(socket.create_connection(self.listener.addresses[0]), reactor)
+        self.said(self.peer, b"220 ")
+        self.peer.send(b"EHLO x\r\n")
+        self.said(self.peer, b"250 HELP\r\n")
+        assert b"250-STARTTLS\r\n" in self.peer.data
+        self.peer.send(b"STARTTLS\r\n")
+        self.said(self.peer, b"220 2.0.0 go ahead\r\n")
+
+    def said(self, peer: Peer, words: bytes) -> None:
+        turn_until(self.reactor, lambda: (peer.read_some() or True) and words in peer.data)
+
+    def tls(self) -> TLSPeer:
+        return TLSPeer(self.peer.sock, self.reactor, client_context(), "localhost").shake()
+
+
+def test_under_tls_the_conversation_begins_anew():
+    """Without a greeting; what was said in the clear counts for nothing, and the rest is as ever."""
+    with Reactor() as reactor:
+        world = Secured(reactor)
+        with world.tls() as peer:
+            peer.send(b"MAIL FROM:<a@b.test>\r\n")
+            world.said(peer, b"\r\n")
+            assert peer.data == b"503 5.5.1 say EHLO first\r\n"
+            peer.send(START + b"x\r\n.\r\nQUIT\r\n")
+            assert peer.read_to_end() == "EOF"
+            assert b"STARTTLS" not in peer.data
+            assert [line[:3] for line in peer.data.splitlines() if line[3:4] == b" "][1:] == [
+                *[b"250"] * 3,
+                b"354",
+                b"250",
+                b"221",
+            ]
+            peer.end()
+        assert [message.content for message in world.sink.messages] == [b"x\r\n"]
+        turn_until(reactor, lambda: not reactor.connections)
+
+
+def test_what_comes_in_the_clear_after_the_220_fails_the_handshake(caplog):
+    """Nothing of it is obeyed, and the log says whose handshake it was."""
+    with Reactor() as reactor:
+        world = Secured(reactor)
+        with world.peer as peer:
+            peer.send(START + b"forged\r\n.\r\n")
+            peer.fin()
+            peer.read_to_end()
+        turn_until(reactor, lambda: not reactor.connections)
+        assert not world.sink.messages
+    assert "the TLS handshake with 127.0.0.1 failed: [SSL" in caplog.text
+
+
+def test_a_drain_during_the_handshake_says_421_under_tls():
+    """Nothing more is said in the clear."""
+    with Reactor() as reactor:
+        world = Secured(reactor)
+        reactor.call_soon(reactor.drain, 20.0)
+        reactor.run_once(0)
+        with world.tls() as peer:
+            assert peer.read_to_end() == "EOF"
+            assert peer.data == b"421 4.3.2 shutting down\r\n"
+            peer.end()
+            turn_until(reactor, lambda: reactor.drained is not None and reactor.drained.finished)
+        assert reactor.drained.clean
+
+
+def test_a_context_for_the_other_side_is_refused_before_anybody_calls():
+    """Where it was made, and not to each client."""
+    with Reactor() as reactor, pytest.raises(ValueError, match="for the other side"):
+        smtpsink.serve(reactor, "127.0.0.1", 0, tls=client_context())
+
+
 # As a process, with real clients
 
 
@@ -628,6 +784,64 @@ def test_curl_sends_a_file(run, tmp_path, where):
     assert server.stop() == 0
 
 
+@pytest.fixture
+def pem(tmp_path) -> tuple[str, str]:
+    """A server's certificate with its key, and who vouches for it."""
+    both, trusted = tmp_path / "both.pem", tmp_path / "trusted.pem"
+    both.write_bytes(certificate("localhost").private_key_and_cert_chain_pem.bytes())
+    trusted.write_bytes(authority().cert_pem.bytes())
+    return str(both), str(trusted)
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["STARTTLS", "at once"])
+def test_smtplib_sends_under_tls(run, pem, at_once):
+    """After starttls(), which it may ask for once; or from the first byte, where it is not offered."""
+    both, trusted = pem
+    server = run("smtpsink", "--port", "0", "--trace", "--tls-cert", both, *["--tls-at-once"] * at_once)
+    context = ssl.create_default_context(cafile=trusted)
+    if at_once:
+        client = smtplib.SMTP_SSL("localhost", server.port(), timeout=PATIENCE, context=context)
+    else:
+        client = smtplib.SMTP("localhost", server.port(), timeout=PATIENCE)
+        client.ehlo()
+        assert client.has_extn("starttls")
+        assert client.starttls(context=context)[0] == 220
+    with client:
+        client.ehlo()
+        assert not client.has_extn("starttls")
+        assert client.docmd("STARTTLS")[0] == 503
+        assert client.send_message(mail("secret")) == {}
+    assert b"Subject: secret" in server.read_until(b"END MESSAGE")
+    # Not before: smtplib closes without reading our close_notify, which is a reset.
+    wait_for(lambda: "#1 closed" in server.errors, "it did not end")
+    assert server.stop() == 0
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("trusts", [True, False], ids=["trusting", "not trusting"])
+def test_curl_demands_tls(run, tmp_path, pem, trusts):
+    """With --ssl-reqd; if the certificate does not please it, nothing was sent, and the log says what happened."""
+    both, trusted = pem
+    letter = Path(tmp_path, "letter.txt")
+    letter.write_bytes(b"Subject: curl\r\n\r\nsecret\r\n")
+    server = run("smtpsink", "--port", "0", "--tls-cert", both)
+    trust = ["--cacert", trusted] if trusts else []
+    envelope = ["--mail-from", "a@b.test", "--mail-rcpt", "c@d.test"]
+    sent = subprocess.run(
+        ["curl", "-sS", "--ssl-reqd", *trust, f"smtp://localhost:{server.port()}", *envelope, "-T", str(letter)],
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    assert (sent.returncode == 0) == trusts, sent.stderr
+    if trusts:
+        assert b"\nsecret\n" in server.read_until(b"END MESSAGE")
+    else:
+        assert sent.returncode == 60
+        wait_for(lambda: "the TLS handshake with 127.0.0.1 failed: " in server.errors, "nothing was logged")
+    assert server.stop() == 0
+    assert b"secret" not in server.output or trusts
+
+
 def test_a_refusal_reaches_a_client_that_is_still_sending(run):
     """A browser that was lured here posts a megabyte: 421 arrives whole, and nothing of it is obeyed."""
     server = run("smtpsink", "--port", "0")
@@ -661,6 +875,8 @@ def test_no_file_is_there_before_the_whole_message(run, tmp_path):
         (["--dir", "/nonexistent/place"], "/nonexistent/place"),
         (["--size-limit", "0"], "0"),
         (["--line-limit", "5"], "5"),
+        (["--tls-at-once"], "--tls-at-once needs --tls-cert"),
+        (["--tls-cert", "/nonexistent/chain.pem"], "/nonexistent/chain.pem"),
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(capsys, arguments, word):

@@ -798,16 +798,16 @@ def test_a_chat_port_that_is_taken_is_named(run):
     assert sample.errors.count("\n") == 1
 
 
-@pytest.mark.parametrize("module", ["h11", "wsproto"])
-def test_without_its_libraries_it_says_what_it_needs(run, module):
+@pytest.mark.parametrize(("sample", "module"), [("webchat", "h11"), ("webchat", "wsproto"), ("files", "h11")])
+def test_without_its_libraries_it_says_what_it_needs(run, sample, module):
     """One line with the name of the extra, status 2."""
     code = (
-        f"import sys, runpy; sys.modules[{module!r}] = None; runpy.run_module('samples.webchat', run_name='__main__')"
+        f"import sys, runpy; sys.modules[{module!r}] = None; runpy.run_module('samples.{sample}', run_name='__main__')"
     )
-    sample = run("webchat", command=[sys.executable, "-c", code])
+    sample = run(sample, command=[sys.executable, "-c", code])
     assert sample.ended() == 2
     assert sample.errors.count("\n") == 1
-    assert f"needs the module {module}: pip install 'selector-reactor[web]'" in sample.errors
+    assert f"needs the module {module}: pip install '.[web]'" in sample.errors
 
 
 # The Autobahn test suite

@@ -395,7 +395,7 @@ def test_a_unix_listener_serves_simulated_peers():
         assert (peer.data, peer.ending) == (b"hello", "EOF")
 
 
-@pytest.mark.parametrize("count", [50, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_day_of_quiet_connections(count):
     """24 virtual hours, a keep-alive each minute by each of them: every one arrives, and nobody is lost."""
     minutes = 24 * 60
