@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import errno
-import importlib
 import logging
 import math
 import os
@@ -275,12 +274,12 @@ def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) ->
     """Before anybody else listens: it is told only of what begins from then on."""
     if args.monitor is None:
         return None
-    try:
-        attach: Callable[..., Listener] = importlib.import_module("samples.monitor").attach
-    except ModuleNotFoundError as exc:
-        made.refuse(f"--monitor needs the module {exc.name}: pip install '.[web]'")
+    from samples.monitor import attach  # which imports what it needs when it is called
+
     try:
         return attach(reactor, args.monitor, teach=args.teach)
+    except ModuleNotFoundError as exc:
+        made.refuse(f"--monitor needs the module {exc.name}: pip install '.[web]'")
     except OSError as exc:
         made.refuse(f"--monitor {args.monitor}: {reason(exc)}")
 

@@ -18,6 +18,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "logs_errors: the reactor's log is meant to have errors in this test")
 
 
+def pytest_collection_finish() -> None:
+    """What the whole session keeps is no longer looked at in each collection of garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def grammar(monkeypatch: pytest.MonkeyPatch):
     """An observer that every reactor made in the test reports to."""
