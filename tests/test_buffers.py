@@ -187,3 +187,40 @@ def test_what_is_not_bytes_is_refused_by_name(what):
     """TypeError says what was given."""
     with pytest.raises(TypeError, match=type(what).__name__):
         as_view(what)
+
+
+def test_before_a_file_small_chunks_are_joined_and_large_ones_sent_together():
+    """What stands in front of a file goes out in as few pieces as if the file were not there; the file comes alone."""
+    released = []
+    queue = SendQueue()
+    large = bytes(JOIN_BYTES)
+    for chunk in (b"a", b"b", large, large):
+        queue.append(chunk)
+    queue.append_file(FileRange(3, 0, 5, released.append))
+    assert [len(chunk) for chunk in queue.head(10 * JOIN_BYTES)] == [2, JOIN_BYTES, JOIN_BYTES]
+    queue.advance(2 + 2 * JOIN_BYTES)
+    assert [type(chunk) for chunk in queue.head(10)] == [FileRange]
+    assert queue.held() == 0
+    queue.advance(5)
+    assert released == [3]
+
+
+def test_a_single_chunk_before_a_file_is_not_copied():
+    """There is nothing to join it with."""
+    queue = SendQueue()
+    queue.append(b"head")
+    queue.append_file(FileRange(3, 0, 5, lambda fd: None))
+    (chunk,) = queue.head(100)
+    assert chunk == b"head"
+    assert queue.clear() == 9
+
+
+@pytest.mark.parametrize("keep", range(8))
+def test_the_end_of_a_queue_can_be_dropped(keep):
+    """Behind any byte, within a chunk or between two."""
+    queue = SendQueue()
+    for chunk in (b"abc", b"de", b"fg"):
+        queue.append(chunk)
+    assert queue.truncate(keep) == 7 - keep
+    assert queue.size == keep
+    assert b"".join(queue.head(100)) == b"abcdefg"[:keep]
