@@ -224,3 +224,12 @@ def test_the_end_of_a_queue_can_be_dropped(keep):
     assert queue.truncate(keep) == 7 - keep
     assert queue.size == keep
     assert b"".join(queue.head(100)) == b"abcdefg"[:keep]
+
+
+def test_all_of_a_short_queue_of_large_chunks_is_one_send():
+    """As they are, not joined."""
+    queue = SendQueue()
+    large = bytes(JOIN_BYTES)
+    queue.append(large)
+    queue.append(large)
+    assert list(queue.head(1 << 20)) == [large, large]
