@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -122,13 +122,14 @@ class SendQueue:
         return first
 
     def _join_before_file(self) -> None:
-        small: list[Chunk] = []
         room = JOIN_BYTES
-        for chunk in self._chunks:
+
+        def fits(chunk: Chunk) -> bool:
+            nonlocal room
             room -= len(chunk)
-            if type(chunk) is FileRange or room < 0:
-                break
-            small.append(chunk)
+            return room >= 0 and type(chunk) is not FileRange
+
+        small = list(takewhile(fits, self._chunks))
         if len(small) > 1:
             for _ in small:
                 self._chunks.popleft()
