@@ -106,3 +106,9 @@ def test_whoever_waits_with_a_deadline_comes_to_its_end(state, deadlines, read_a
         assert look > now or look == pytest.approx(now)
         now = max(look, now)
     pytest.fail("it would wait for ever")
+
+
+def test_a_bounded_flush_is_looked_at_no_later_than_its_bound():
+    """However late the next look at the peer's progress would be."""
+    deadlines = Deadlines(flush=100.0, flush_total=3.0)
+    assert next_look(CLOSING, deadlines, now=10.0, read_at=10.0, sent_at=10.0, since=10.0) == 13.0
