@@ -115,7 +115,7 @@ def test_a_path_that_cannot_be_meant_is_refused(text: str, status: int):
 def root(tmp_path: Path) -> Path:
     """A directory to serve, with things beside it that must not be."""
     (tmp_path / "secret").write_text("secret")
-    made = tmp_path / "root"
+    made = tmp_path / "site"
     (made / "sub" / "deeper").mkdir(parents=True)
     (made / "sub" / "page.html").write_text("<p>page")
     (made / "a.txt").write_text("0123456789")
@@ -170,7 +170,7 @@ LINKS = {
     "{root}/a.txt": b"0123456789",
     "{root}/sub/../a.txt": b"0123456789",
     ".hidden": b"hidden",
-    "../root/a.txt": 403,
+    "../site/a.txt": 403,
     "../secret": 403,
     "sub/../../secret": 403,
     "{root}/../secret": 403,
