@@ -202,7 +202,7 @@ def test_a_link_may_lead_to_the_root_itself(root: Path, tree: Tree, target: str)
     assert read(tree, "link", "link", "a.txt") == b"0123456789"
 
 
-@pytest.mark.parametrize(("target", "status"), [("..", 403), ("/", 403), ("sub", 404), ("../root", 403)])
+@pytest.mark.parametrize(("target", "status"), [("..", 403), ("/", 403), ("sub", 404), ("../site", 403)])
 def test_a_linked_directory_is_walked_like_any_other(root: Path, tree: Tree, target: str, status: int):
     """What is asked for behind a link that leads outside is refused, there or not."""
     (root / "link").symlink_to(target)
