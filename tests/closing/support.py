@@ -12,7 +12,7 @@ import pytest
 from reactor import Options, Reactor
 from reactor.options import Sockets
 from reactor.system import System
-from tests.helpers import Peer, Recorder, Server, turn_until
+from tests.helpers import PATIENCE, Peer, Recorder, Server, turn_until
 
 # 3 MB of numbered lines: what is lost, doubled or out of order shows.
 REPLY = b"".join(b"%07d\n" % number for number in range(375_000))
@@ -104,6 +104,13 @@ class Clock(System):
         while self._now < until:
             self._now = min(until, self._now + step)
             turn(reactor)
+
+    def skip_until(self, reactor: Reactor, condition: Callable[[], object]) -> None:
+        """Lets time pass until the condition holds: the real kernel's acknowledgements may take 40 ms, and are progress."""
+        give_up = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < give_up, "waited in vain"
+            self.skip(reactor, 3)
 
 
 class Mute(Clock):

@@ -427,8 +427,7 @@ def test_a_reader_that_reads_nothing_is_reset_when_the_deadline_passes(serve_on_
     with peer:
         clock.skip(server.reactor, 29)
         assert protocol.connection.state is (CLOSING if how == "close" else ENDING)
-        clock.skip(server.reactor, 4)
-        assert protocol.ended
+        clock.skip_until(server.reactor, lambda: protocol.ended)
         assert peer.read_to_end() == "reset"
         assert not peer.notified
         assert REPLY.startswith(bytes(peer.data))
