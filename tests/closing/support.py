@@ -106,7 +106,7 @@ class Clock(System):
             turn(reactor)
 
     def skip_until(self, reactor: Reactor, condition: Callable[[], object]) -> None:
-        """Lets time pass until the condition holds: the real kernel's acknowledgements may take 40 ms, and are progress."""
+        """Lets time pass until then: the real kernel's acknowledgements may take 40 ms, and are progress."""
         give_up = time.monotonic() + PATIENCE
         while not condition():
             assert time.monotonic() < give_up, "waited in vain"
