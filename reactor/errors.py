@@ -76,6 +76,11 @@ class ConnectFailed(ReactorError, ConnectionError):
         self.causes = causes
 
 
+def named(exc: OSError, what: str) -> OSError:
+    """The same error, saying what was attempted."""
+    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+
+
 # What a reactor does about an errno. Every other one ends the connection it was seen on.
 
 # The call would have to wait: poll, and ask again.

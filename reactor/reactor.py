@@ -23,7 +23,8 @@ from reactor.options import DEFAULTS, Options
 from reactor.pollers import READ, WRITE
 from reactor.report import DrainSummary, Statistics, Totals
 from reactor.signals import Signals
-from reactor.system import Address, ServiceManager, System, check_port
+from reactor.service import ServiceManager
+from reactor.system import Address, System, check_port
 from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
-"""Everything the reactor asks of the operating system stands here (and in `pollers`), and nothing else asks it.
+"""Everything the reactor asks of the operating system is asked here (or in `pollers` and `service`), and nowhere else.
 
-Above this room no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
+Outside of the three no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
 system with the same methods runs the same loop and connections.
 
 What platforms do differently is decided here, once: what the kernel tells of acknowledged bytes, how a connection is
@@ -31,9 +31,9 @@ except ImportError:  # pragma: no cover (Windows)
     fcntl = None  # type: ignore[assignment]
 
 from reactor import options as opt
-from reactor import pollers
+from reactor import pollers, service
 from reactor.buffers import FileRange
-from reactor.errors import WAIT, FileUnusable
+from reactor.errors import WAIT, FileUnusable, named
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -61,9 +61,6 @@ _TCP_STATES = (
 )
 # SO_LINGER on, zero seconds: close sends RST (socket(7), RFC 9293 3.10.4 ABORT).
 _RESET = struct.pack("ii", 1, 0)
-# sd_listen_fds(3): the first descriptor that is passed.
-_LISTEN_FDS_START = 3
-_LISTEN_VARIABLES = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
 # A port, and of an IPv6 address the flow label and the scope.
 _MOST_IN_ADDRESS = (65535, 2**20 - 1, 2**32 - 1)
 # Ports tried so that every address of a name gets the same free one.
@@ -229,7 +226,7 @@ class System:
             sock.listen(options.limits.backlog)
         except OSError as exc:
             sock.close()
-            raise _named(exc, f"cannot listen on {address}") from exc
+            raise named(exc, f"cannot listen on {address}") from exc
         except BaseException:
             sock.close()
             raise
@@ -245,7 +242,7 @@ class System:
             sock.listen(options.limits.backlog)
         except OSError as exc:
             sock.close()
-            raise _named(exc, f"cannot listen on {path!r}") from exc
+            raise named(exc, f"cannot listen on {path!r}") from exc
         except BaseException:
             sock.close()
             raise
@@ -273,33 +270,8 @@ class System:
                 sock.listen(options.limits.backlog)
             self._set_options(sock, options.sockets)
         except OSError as exc:
-            raise _named(exc, f"cannot listen on {sock!r}") from exc
+            raise named(exc, f"cannot listen on {sock!r}") from exc
         return [sock]
-
-    def listen_fds(self) -> list[tuple[str, socket.socket]]:
-        """The sockets a service manager passed to this process, with their names (sd_listen_fds(3)); often none.
-
-        Once: the environment is cleared, so that no child takes them for its own. ValueError for a count that is none,
-        OSError for a descriptor that is no socket; those before it are closed then.
-        """
-        passed_to, count, names = (os.environ.pop(name, "") for name in _LISTEN_VARIABLES)
-        if passed_to != str(os.getpid()):
-            return []
-        if not (count.isascii() and count.isdigit()):
-            raise ValueError(f"LISTEN_FDS is a number of descriptors, not {count!r}")
-        named = names.split(":")
-        passed: list[tuple[str, socket.socket]] = []
-        try:
-            for index in range(int(count)):
-                fd = _LISTEN_FDS_START + index
-                os.set_inheritable(fd, False)
-                name = named[index] if index < len(named) and named[index] else "unknown"
-                passed.append((name, socket.socket(fileno=fd)))
-        except OSError as exc:
-            for _, sock in passed:
-                sock.close()
-            raise _named(exc, f"cannot use descriptor {fd} of LISTEN_FDS={count}") from exc
-        return passed
 
     def close_listening(self, sock: Socket) -> None:
         """Closes what was bound (a datagram socket, too); removes the socket file if it is still the one made here."""
@@ -436,7 +408,7 @@ class System:
                 sock.connect(remote.sockaddr)
         except OSError as exc:
             self.close_listening(sock)
-            raise _named(exc, doing or "cannot make a datagram socket") from exc
+            raise named(exc, doing or "cannot make a datagram socket") from exc
         except BaseException:
             self.close_listening(sock)
             raise
@@ -504,6 +476,38 @@ class System:
         count = int.from_bytes(answer, sys.byteorder)
         return None if count and sock.family == socket.AF_UNIX else count
 
+    def is_tcp(self, sock: Socket) -> bool:
+        return sock.family in (socket.AF_INET, socket.AF_INET6)
+
+    def tcp_state(self, sock: Socket) -> str | None:
+        """What the kernel calls the state of its side, in RFC 9293's words; None where it does not tell."""
+        if not _LINUX or not self.is_tcp(sock):
+            return None
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)  # type: ignore[attr-defined]
+        except OSError:
+            return None
+        return _TCP_STATES[info[0]] if info[0] < len(_TCP_STATES) else "?"
+
+    def reset(self, sock: Socket) -> None:
+        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end."""
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
+        except OSError:
+            pass  # already gone: close says no more than that
+        self.close(sock)
+
+    def close(self, sock: Socket) -> None:
+        """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""
+        try:
+            sock.close()
+        except OSError:
+            pass
+
+    def forget(self, sock: Socket) -> None:
+        """Lets go of a descriptor that somebody else closed: its number may be another's by now."""
+        sock.detach()  # type: ignore[attr-defined]
+
     # Files
 
     def file_range(self, file: BinaryIO, offset: int, count: int | None) -> FileRange:
@@ -546,38 +550,6 @@ class System:
             raise _shrunk(part)
         return data
 
-    def is_tcp(self, sock: Socket) -> bool:
-        return sock.family in (socket.AF_INET, socket.AF_INET6)
-
-    def tcp_state(self, sock: Socket) -> str | None:
-        """What the kernel calls the state of its side, in RFC 9293's words; None where it does not tell."""
-        if not _LINUX or not self.is_tcp(sock):
-            return None
-        try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, 1)  # type: ignore[attr-defined]
-        except OSError:
-            return None
-        return _TCP_STATES[info[0]] if info[0] < len(_TCP_STATES) else "?"
-
-    def reset(self, sock: Socket) -> None:
-        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end."""
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
-        except OSError:
-            pass  # already gone: close says no more than that
-        self.close(sock)
-
-    def close(self, sock: Socket) -> None:
-        """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""
-        try:
-            sock.close()
-        except OSError:
-            pass
-
-    def forget(self, sock: Socket) -> None:
-        """Lets go of a descriptor that somebody else closed: its number may be another's by now."""
-        sock.detach()  # type: ignore[attr-defined]
-
     # Threads and signals
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -617,52 +589,10 @@ class System:
         """The signals that ask a server to end."""
         return (signal.SIGTERM, signal.SIGINT)
 
-    # The service manager
+    # Who started this process
 
-    def service_manager(self) -> ServiceManager | None:
-        """Who wants to be told how this process is, as the environment has it; None: nobody.
-
-        ValueError for a watchdog's interval that is none.
-        """
-        address = os.environ.get("NOTIFY_SOCKET")
-        return ServiceManager(address, _watchdog_seconds()) if address else None
-
-
-class ServiceManager:
-    """Who started this process and wants to hear from it (sd_notify(3)), at NOTIFY_SOCKET's path or abstract @name."""
-
-    def __init__(self, address: str, watchdog: float | None) -> None:
-        self._address = address
-        # Seconds: without WATCHDOG=1 for so long it takes us for dead. None: it does not watch.
-        self.watchdog = watchdog
-
-    def notify(self, *assignments: str, patience: float = 0.0) -> None:
-        """Tells it, for instance, "READY=1" and "STATUS=serving". Waits so many seconds at most, while it is busy.
-
-        OSError, naming the socket, when it cannot be told; ValueError for what is no assignment.
-        """
-        for assignment in assignments:
-            if "=" not in assignment or "\n" in assignment:
-                raise ValueError(f"a notice is NAME=VALUE in one line, not {assignment!r}")
-        try:
-            if not self._address.startswith(("/", "@")):
-                raise OSError(errno.EAFNOSUPPORT, "neither a path nor an abstract @name")
-            address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(patience)
-                sock.sendto("\n".join(assignments).encode(), address)
-        except OSError as exc:
-            raise _named(exc, f"cannot notify NOTIFY_SOCKET={self._address}") from exc
-
-
-def _watchdog_seconds() -> float | None:
-    """sd_watchdog_enabled(3): the interval, if it is this process that is watched."""
-    interval, watched = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
-    if not interval or watched not in ("", str(os.getpid())):
-        return None
-    if not (interval.isascii() and interval.isdigit() and int(interval)):
-        raise ValueError(f"WATCHDOG_USEC is a positive number of microseconds, not {interval!r}")
-    return int(interval) / 1e6
+    service_manager = staticmethod(service.service_manager)
+    listen_fds = staticmethod(service.listen_fds)
 
 
 def _only_wake(number: int, frame: object) -> None:
@@ -697,11 +627,6 @@ class _AnyThreadsSocket(socket.socket):
 def _with_port(address: Address, port: int) -> Address:
     host, _, *rest = address.sockaddr
     return attrs.evolve(address, sockaddr=(host, port, *rest))
-
-
-def _named(exc: OSError, what: str) -> OSError:
-    """The same error, saying what was attempted."""
-    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
 
 
 def _is_stale_socket(path: str) -> bool:

@@ -34,6 +34,7 @@ ROOMS = [
     "racing",
     # seam
     "pollers",
+    "service",
     "system",
     # loop
     "wakeup",
@@ -52,7 +53,7 @@ ROOMS = [
     "reactor",
     "embedding",
 ]
-SEAM = {"pollers", "system"}
+SEAM = {"pollers", "service", "system"}
 OPERATING_SYSTEM = {
     "socket",
     "selectors",

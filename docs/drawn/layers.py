@@ -11,10 +11,7 @@ PER_ROW = 6
 
 def draw() -> str:
     """The picture."""
-    stories = [
-        (name, words, [rooms[at : at + PER_ROW] for at in range(0, len(rooms), PER_ROW)])
-        for name, words, rooms in floors()
-    ]
+    stories = [(name, words, _rows(rooms)) for name, words, rooms in floors()]
     height = sum(26 + (ROW + 6) * len(rows) + 12 for _, _, rows in stories) + 8
     sheet = Sheet(
         "layers",
