@@ -188,7 +188,12 @@ if hasattr(select, "epoll"):
     _EVENTS_PER_POLL = 512
 
     class EpollPoller:
-        """epoll(7), level-triggered. Forgets a descriptor that somebody else closes, so nothing is told of it."""
+        """epoll(7), level-triggered. Forgets a descriptor that somebody else closes, so nothing is told of it.
+
+        Unless another process or a duplicate keeps it open: then epoll tells of it for ever (epoll(7), "Questions and
+        answers", Q6), nobody can take it out any more, and the loop turns without rest. So whoever forks should close
+        in the child what is not meant for it.
+        """
 
         def __init__(self) -> None:
             self._epoll = select.epoll()

@@ -364,6 +364,39 @@ def test_tk_serves_and_drains(start, display):
     check_example(sample, signal.SIGTERM)
 
 
+def test_a_game_serves_and_drains(start):
+    """A game's own loop lets the reactor wait for its frames."""
+    pytest.importorskip("pygame", reason="pygame is not installed")
+    command = (sys.executable, "-W", "error", "-m", "samples.embedding.pygame_host", "--port", "0")
+    sample = start(*command, SDL_VIDEODRIVER="dummy", PYGAME_HIDE_SUPPORT_PROMPT="1")
+    check_example(sample, signal.SIGTERM)
+
+
+def test_a_game_serves_while_it_waits_for_its_frame(monkeypatch):
+    """An answer need not wait for the next frame, and the frame is not a moment late for it."""
+    monkeypatch.setenv("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    pygame_host = pytest.importorskip("samples.embedding.pygame_host", reason="pygame is not installed")
+    system = SimulatedSystem()
+    with Reactor(system=system) as reactor:
+        listener = reactor.listen(Echo, "127.0.0.1", 0)
+        peer = system.peer(listener.addresses[0])
+        peer.send(b"1")
+        assert pygame_host.wait_for_next_frame(reactor, 5.0) == 5.0 + pygame_host.FRAME
+        assert (reactor.time(), peer.data) == (5.0, b"1")
+
+
+def test_a_game_that_was_held_up_does_not_hurry_after_its_frames(monkeypatch):
+    """Frames that were missed are not made up for; and each serves all the same."""
+    monkeypatch.setenv("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    pygame_host = pytest.importorskip("samples.embedding.pygame_host", reason="pygame is not installed")
+    with Reactor(system=SimulatedSystem()) as reactor:
+        reactor.call_at(10.0, print)
+        reactor.run()
+        turns = reactor.turns
+        assert pygame_host.wait_for_next_frame(reactor, 1.0) == 10.0
+        assert reactor.turns == turns + 1
+
+
 # Nobody wakes up for nothing
 
 # Seconds of watching somebody who should sleep.

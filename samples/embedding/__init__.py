@@ -1,11 +1,12 @@
-"""The echo server as a guest of somebody else's loop: three hosts, each in one short file.
+"""The echo server as a guest of somebody else's loop: four hosts, each in one short file.
 
 - `asyncio_host.py`  asyncio serves its own tasks and lends its loop.
 - `tk_host.py`       a window shows what is echoed; Tk's main loop turns the reactor.
 - `guest.py`         one reactor is the guest of another.
+- `pygame_host.py`   a game of 60 frames a second; the reactor does its waiting.
 
 Each prints `listening on ADDRESS`, serves until SIGTERM or SIGINT has drained it, and ends with status 0 when every
-connection ended in order, else 1. None of them wakes up while there is nothing to do.
+connection ended in order, else 1. None of them (but a game) wakes up while there is nothing to do.
 """
 
 from __future__ import annotations
