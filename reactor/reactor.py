@@ -22,8 +22,8 @@ from reactor.loop import Loop
 from reactor.options import DEFAULTS, Options
 from reactor.pollers import READ, WRITE
 from reactor.report import DrainSummary, Statistics, Totals
-from reactor.signals import Signals
 from reactor.service import ServiceManager
+from reactor.signals import Signals
 from reactor.system import Address, System, check_port
 from reactor.timers import Handle, TimerHandle
 
