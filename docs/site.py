@@ -3,7 +3,8 @@
 1. An SVG of ours goes into the page itself: so its words can be found and read aloud, and its colours follow the page.
 2. A Markdown link to a Python file of the repository, `[...](../reactor/loop.py#Loop._turn)`, leads to that line of a
    page of the site. A name that is not there is a warning, which fails the build.
-3. Docstrings are prose with `names` in it; autodoc expects reStructuredText, so they are made that.
+3. Docstrings are prose with `names` in it; autodoc expects reStructuredText, so they are made that. What the fields of
+   a record mean stands in comments above them, and is put behind its docstring.
 """
 
 from __future__ import annotations
@@ -15,19 +16,21 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import attrs
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from docs.drawn.source import line_anchors
+from docs.drawn.tables import fields_told
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("reactor", "samples", "docs/coming-from/ports", "docs/drawn")
 # Classes whose objects are given, never made by a program.
 MADE_FOR_YOU = {
-    *("Connection", "Connector", "Datagram", "Handle", "Listener", "Peer", "Relay", "TimerHandle"),
-    *("DatagramReport", "DrainSummary", "Report", "Statistics", "Totals"),
+    *("Acceptor", "Connection", "Connector", "Datagram", "Handle", "Listener", "Peer", "Relay", "TimerHandle"),
     *("FramedProtocol", "FrameTooLong", "TruncatedFrame"),
+    *("DatagramReport", "DrainSummary", "ReceiveBuffer", "Report", "State", "Statistics", "Totals"),
 }
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-resolved", put_pictures_in)
     app.connect("doctree-resolved", link_sources)
     app.connect("html-collect-pages", source_pages)
+    app.connect("autodoc-process-docstring", add_fields)
     app.connect("autodoc-process-docstring", as_restructured_text)
     app.connect("autodoc-process-signature", hide_making)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
@@ -103,6 +107,13 @@ def _anchored(html: str, text: str) -> str:
 
 
 # Docstrings
+
+
+def add_fields(app: Sphinx, what: str, name: str, obj: Any, options: object, lines: list[str]) -> None:
+    """What the fields of a record are, behind what the record is."""
+    if what == "class" and attrs.has(obj):
+        for names, comment in fields_told(obj):
+            lines += [", ".join(f"`{field}`" for field in names) + f": {comment}", ""]
 
 
 def as_restructured_text(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:

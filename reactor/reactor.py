@@ -183,9 +183,7 @@ class Reactor(Loop):
         if sum(any(one is not None for one in kind) for kind in kinds) != 1:
             raise ValueError("datagram() takes local and remote, or path and remote_path, or sock: exactly one kind")
         if sock is not None:
-            there = self.ends.get(sock.fileno())
-            if isinstance(there, Datagram) and there.get_extra_info("socket") is sock:
-                raise Misuse(f"datagram() refused: {sock!r} belongs to {there!r} already")
+            self._check_is_free("datagram()", sock)
             return Datagram(self, self.system.adopt_datagram(sock), factory, options)
         if local is not None or remote is not None:
             here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
@@ -215,9 +213,16 @@ class Reactor(Loop):
             raise ValueError(f"{what} takes a host only together with a port")
         if not isinstance(host, str | None):
             raise ValueError(f"{what} takes a host in words, not {host!r}")
-        there = self.ends.get(sock.fileno()) if sock is not None else None
-        held = there.get_extra_info("socket") if isinstance(there, Connection) else getattr(there, "sock", None)
-        if sock is not None and held is sock:
+        if sock is not None:
+            self._check_is_free(what, sock)
+
+    def _check_is_free(self, what: str, sock: socket.socket) -> None:
+        """Misuse for one that serves here already. (An end that only has its number has lost it to who closed it.)"""
+        there = self.ends.get(sock.fileno())
+        held = there.sock if isinstance(there, Door) else None
+        if isinstance(there, (Connection, Datagram)):
+            held = there.get_extra_info("socket")
+        if held is sock:
             raise Misuse(f"{what} refused: {sock!r} belongs to {there!r} already")
 
     def _check_source(self, source: tuple[str, int], port: object) -> None:

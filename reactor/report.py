@@ -62,16 +62,17 @@ class Report:
 class Totals:
     """What the connections that have ended leave behind, added up."""
 
+    # All of them; those that were told `connection_lost(None)`, and those that were told an error.
     connections: int = 0
-    # `connection_lost(None)`, and with an error.
     ended_in_order: int = 0
     lost: int = 0
+    # In bytes, as in their reports.
     received: int = 0
+    discarded: int = 0
     written: int = 0
     unsent: int = 0
     # Of those connections whose kernel could tell.
     unacknowledged: int = 0
-    discarded: int = 0
     # Datagrams that endpoints had taken and never gave to the kernel.
     datagrams_unsent: int = 0
 
@@ -103,10 +104,13 @@ class Totals:
 class Statistics:
     """A reactor at one moment."""
 
+    # The turns it has taken.
     turns: int
+    # Those that have not ended; and the calls that wait for a time.
     connections: int
     listeners: int
     timers: int
+    # The connections that have ended.
     ended: Totals
 
 
@@ -116,7 +120,9 @@ class DrainSummary:
 
     # The connections that ended since it began.
     ended: Totals = attrs.field(factory=Totals)
+    # How long it took; 0 until it is finished.
     seconds: float = 0.0
+    # No connection, connect, listener or datagram endpoint is left.
     finished: bool = False
 
     @property

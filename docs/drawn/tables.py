@@ -112,7 +112,7 @@ def _size(number: int) -> str:
 
 
 def _comments(record: type) -> dict[str, str]:
-    """The comment directly above each field; one that is above several holds for all of them."""
+    """The comment directly above each field that has one."""
     found: dict[str, str] = {}
     comment: list[str] = []
     for line in inspect.getsource(record).splitlines():
@@ -120,12 +120,25 @@ def _comments(record: type) -> dict[str, str]:
         if words.startswith("#"):
             comment.append(words.lstrip("# "))
             continue
-        field = re.match(r"(\w+): .* = attrs\.field", words)
-        if field:
+        field = re.match(r"(\w+): \w", words)
+        if field and comment:
             found[field[1]] = " ".join(comment)
-        if words:
-            comment = []
+        comment = []
     return found
+
+
+def fields_told(record: type) -> list[tuple[list[str], str]]:
+    """The public fields of a record by the comments above them; one that is above several is for all of them."""
+    comments = _comments(record)
+    told: list[tuple[list[str], str]] = []
+    for field in attrs.fields(record):
+        if field.name.startswith("_"):
+            continue
+        if field.name in comments:
+            told.append(([field.name], comments[field.name]))
+        elif told:
+            told[-1][0].append(field.name)
+    return told
 
 
 def errors() -> str:

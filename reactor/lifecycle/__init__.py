@@ -45,11 +45,14 @@ class Output(Enum):
 class State:
     """One row of the table. Compare with `is`: there is one object for each."""
 
+    # As it stands in the table, in capitals.
     name: str
+    # The two words.
     input: Input
     output: Output
     # What RFC 9293 (3.3.2) calls the kernel's side of it.
     rfc9293: str
+    # In a few words.
     meaning: str
 
     def __str__(self) -> str:
