@@ -38,6 +38,7 @@ QUICKLY = {
     "mypy": True,
     "python -m sphinx -W -b html docs docs/_build": True,
     "python -m docs.drawn": True,
+    "python -m docs.captured": True,
     "python -m tests.browser.screenshots": False,
     "python -m benchmarks.closing": True,
     "python -m benchmarks": True,

@@ -1,8 +1,9 @@
 """Draws and writes what the documentation shows of the code, from the code: `python -m docs.drawn`.
 
-Pictures (`docs/pictures/*.svg`), transcripts (`docs/traces/*.txt`) and tables (`docs/tables/*.md`) are kept in the
-repository, so that the pages can be read without building anything. `python -m docs.drawn --check` says which of them
-are stale, and a test does the same. Nothing here draws chance or reads a clock: the same code gives the same files.
+Pictures (`docs/pictures/*.svg`) and tables (`docs/tables/*.md`) are kept in the repository, so that the pages can be
+read without building anything. `python -m docs.drawn --check` says which of them are stale, and a test does the same.
+Nothing here draws chance or reads a clock: the same code gives the same files. What needs a real kernel is in
+`docs.captured`.
 """
 
 from __future__ import annotations
@@ -25,9 +26,7 @@ def everything() -> dict[Path, str]:
         "tables/errors.md": tables.errors(),
     }
     for name, ending in endings.ENDINGS.items():
-        story = ending.play()
-        made[f"pictures/ending-{name}.svg"] = sequence.draw(name, ending, story)
-        made[f"traces/{name}.txt"] = story.transcript
+        made[f"pictures/ending-{name}.svg"] = sequence.draw(name, ending, ending.play())
     return {DOCS / name: text for name, text in made.items()}
 
 

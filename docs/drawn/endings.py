@@ -1,7 +1,7 @@
 """Ten endings of a connection: the protocol, what its peer does, and what must come of it.
 
-Each is played on the simulated kernel by `docs.drawn.recording`; `docs/life.md` shows the protocol and the script from
-here, so they are written to be read.
+Each is played on the simulated kernel by `docs.drawn.recording`, and on the machine's own by `docs.captured`;
+`docs/life.md` shows the protocols from here, so they are written to be read.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 import attrs
 
-from docs.drawn.recording import Stage, Story
+from docs.drawn.recording import Actor, Scene, Script, Stage, Story
 from reactor import Deadlines, Options, Protocol
 from reactor.options import DEFAULTS
-from reactor.testing import BlackHole, Fault, Peer
+from reactor.testing import BlackHole, Fault
 
 
 @attrs.frozen(kw_only=True)
@@ -22,7 +22,7 @@ class Ending:
 
     title: str
     protocol: Callable[[], Protocol]
-    script: Callable[[Stage, Peer], None]
+    script: Script
     peer: tuple[int, str | None]
     told: str
     options: Options = DEFAULTS
@@ -84,48 +84,48 @@ class Failing(Protocol):
         raise LookupError("the second half")
 
 
-def peer_first(stage: Stage, peer: Peer) -> None:
+def peer_first(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"hello")
     stage.at(0.3, peer.fin)
 
 
-def we_first(stage: Stage, peer: Peer) -> None:
+def we_first(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"GET /")
     stage.at(0.4, peer.fin)
 
 
-def both_at_once(stage: Stage, peer: Peer) -> None:
+def both_at_once(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"bye")
     stage.at(0.13, peer.fin)
 
 
-def half_close(stage: Stage, peer: Peer) -> None:
+def half_close(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"a request of no known length")
     stage.at(0.12, peer.fin)
 
 
-def late_bytes(stage: Stage, peer: Peer) -> None:
+def late_bytes(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"GET /")
     stage.at(0.22, peer.send, b"late")
     stage.at(0.7, peer.fin)
 
 
-def peer_resets(stage: Stage, peer: Peer) -> None:
+def peer_resets(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"GET /")
     stage.at(0.22, peer.reset)
 
 
-def callback_raises(stage: Stage, peer: Peer) -> None:
+def callback_raises(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"GET /")
 
 
-def stalled(stage: Stage, peer: Peer) -> None:
+def stalled(stage: Scene, peer: Actor) -> None:
     stage.at(0.05, peer.stop_reading)
     stage.at(0.1, peer.send, b"GET /")
     stage.at(6, peer.resume_reading)
 
 
-def vanished(stage: Stage, peer: Peer) -> None:
+def vanished(stage: Scene, peer: Actor) -> None:
     stage.at(0.1, peer.send, b"GET /")
     stage.vanish(0.12)
 

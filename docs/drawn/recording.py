@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,6 +42,28 @@ PEER_ACTS: dict[str, Callable[..., str]] = {
     "stop_reading": lambda: "reads no more",
     "resume_reading": lambda: "reads on",
 }
+# And how it learns of the end.
+PEER_READS = {"EOF": 'recv: b"" (EOF)', "reset": "recv: ECONNRESET", "timeout": "recv: ETIMEDOUT"}
+
+
+class Scene(typing.Protocol):
+    """What a script asks of a stage: this one, or that of `docs.captured`."""
+
+    def at(self, time: float, act: Callable[..., object], *args: Any) -> None: ...
+    def vanish(self, time: float) -> None: ...
+
+
+class Actor(typing.Protocol):
+    """What a script has its peer do."""
+
+    def send(self, data: bytes) -> None: ...
+    def fin(self) -> None: ...
+    def reset(self) -> None: ...
+    def stop_reading(self) -> None: ...
+    def resume_reading(self) -> None: ...
+
+
+Script: typing.TypeAlias = Callable[[Scene, Actor], None]
 
 
 @attrs.define(eq=False)
@@ -166,9 +189,7 @@ class Stage:
         self._read = 0
         self._ending: str | None = None
 
-    def play(
-        self, protocol: Protocol, script: Callable[[Stage, Peer], None], options: Options, seconds: float
-    ) -> Story:
+    def play(self, protocol: Protocol, script: Script, options: Options, seconds: float) -> Story:
         """Connects, lets the script be done, and tells what happened."""
         sock, self.peer = self.system.connected()
         assert isinstance(sock, TcpSocket)
@@ -237,8 +258,7 @@ class Stage:
             self._read = len(peer.data)
         if peer.ending != self._ending:
             self._ending = peer.ending
-            words = {"EOF": 'recv: b"" (EOF)', "reset": "recv: ECONNRESET", "timeout": "recv: ETIMEDOUT"}
-            self.note("theirs", words[peer.ending or ""])
+            self.note("theirs", PEER_READS[peer.ending or ""])
 
 
 @contextmanager

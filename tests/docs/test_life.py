@@ -218,10 +218,10 @@ def test_every_line_has_its_test():
 
 @pytest.mark.parametrize("name", endings.ENDINGS)
 def test_an_ending_ends_as_it_says(name):
-    """What the two programs learn in the end is what stands there, and it is on the page with its picture."""
+    """What the two programs learn in the end is what stands there; the page has it, with picture and capture."""
     ending = endings.ENDINGS[name]
     story = ending.play()
     assert draw(name, ending, story) == draw(name, ending, ending.play()), "the same each time"
     assert f"pictures/ending-{name}.svg" in PAGE
-    assert f"traces/{name}.txt" in PAGE
+    assert f"wire/{name}.txt" in PAGE
     assert any(heading.endswith(ending.title) for heading in PAGE.splitlines() if heading.startswith("### "))
