@@ -38,9 +38,6 @@ PATIENCE = 20.0
 STALL = 0.010
 # Nearly all happens in the first second, so most tries that fail are short.
 TRIES = 20
-# How often the pulse beats, and how late a beat may be.
-PULSE, STALL = 0.004, 0.010
-TRIES = 6
 
 
 class Disturbed(Exception):
