@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlencode
@@ -28,6 +29,7 @@ from reactor import Reactor
 from reactor.testing import Grammar, Link, OneAtATime, ShortReads, ShortWrites, SimulatedSystem, TryAgain
 from samples import chat, web
 from samples.chat.rooms import Member
+from samples.webchat import websocket
 from samples.webchat.server import Settings, may_connect, page_response, serve
 from samples.webchat.view import MOST_NAMES, WatchedLobby, line_told
 from samples.webchat.websocket import CLOSE_SECONDS, PING_SECONDS, WebSocket, text_frame, upgrade
@@ -346,6 +348,25 @@ BROKEN = {
     "a Close with no code's number": (frame(8, b"\x00\x05"), 1002),
     "a Close with a reason in no UTF-8": (frame(8, b"\x03\xe8\xff"), 1007),
 }
+
+
+def test_a_message_in_endless_empty_parts_is_not_kept():
+    """Parts without a byte never reach the limit of a message; nothing is held for them, and the message is whole."""
+    with Chat() as room:
+        eve = room.browser("eve")
+        eve.peer.send(frame(1, b"o", fin=False))
+        tracemalloc.start()
+        try:
+            eve.peer.send(frame(0, fin=False) * 5_000)
+            room.run(1.0)
+            snapshot = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        ours = snapshot.filter_traces([tracemalloc.Filter(True, websocket.__file__)])
+        assert sum(trace.size for trace in ours.traces) < 10_000
+        eve.peer.send(frame(0, b"k"))
+        room.run(1.0)
+        assert eve.said == ["<eve> ok"]
 
 
 @pytest.mark.parametrize("what", BROKEN)
