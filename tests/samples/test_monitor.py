@@ -610,7 +610,7 @@ def test_a_client_program_ends_although_it_is_monitored(reactor):
 
 def test_a_silent_visitor_keeps_nobody_waiting(reactor, monkeypatch):
     """Somebody who is connected to the monitor and asks nothing is ended in order as well."""
-    monkeypatch.setattr("samples.web._LET_IN_SECONDS", BEAT)
+    monkeypatch.setattr("samples.web.connection._LET_IN_SECONDS", BEAT)
     looker = Looker(reactor)
     reactor.call_later(5 * BEAT, len, ())
     visitor = Browser(looker, silent=True)

@@ -163,6 +163,14 @@ REFUSED = {
     "endless fields": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4000, 431),
     "one endless field": (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 20_000, 431),
     "many fields at once": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4000 + b"\r\n", 431),
+    "two ends of one body": (
+        get("/", "Content-Length: 5", "Transfer-Encoding: chunked", method="POST", body=b"0\r\n\r\n"),
+        400,
+    ),
+    "chunks in HTTP/1.0": (
+        get("/", "Transfer-Encoding: chunked", method="POST", version="1.0", body=b"0\r\n\r\n"),
+        400,
+    ),
     "another transfer coding": (get("/", "Transfer-Encoding: gzip", method="POST"), 501),
     "another version": (b"PRI * HTTP/2.0\r\n\r\n", 505),
 }

@@ -30,7 +30,7 @@ from reactor.testing import Grammar, Link, OneAtATime, ShortReads, ShortWrites, 
 from samples import chat, web
 from samples.chat.rooms import Member
 from samples.webchat import websocket
-from samples.webchat.server import Settings, may_connect, page_response, serve
+from samples.webchat.server import Settings, may_connect, serve
 from samples.webchat.view import MOST_NAMES, WatchedLobby, line_told
 from samples.webchat.websocket import CLOSE_SECONDS, PING_SECONDS, WebSocket, text_frame, upgrade
 from tests.samples.processes import ROOT
@@ -663,7 +663,7 @@ def test_no_extension_is_agreed_on():
 
 def test_the_page_loads_and_runs_nothing_but_itself():
     """Its policy has the hashes of what is in it; no other address is in it, and nothing makes markup of text."""
-    response = page_response(PAGE)
+    response = web.page_response(PAGE)
     fields = dict(response.fields)
     policy = dict(part.split(" ", 1) for part in fields["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
@@ -674,7 +674,7 @@ def test_the_page_loads_and_runs_nothing_but_itself():
     assert set(re.findall(r"https?://[^\s'\"]+", page)) <= {"http://www.w3.org/2000/svg"}
     for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=", "onclick="):
         assert dangerous not in page
-    changed = page_response(PAGE.replace(b"connect();\n</script>", b"alert();\n</script>"))
+    changed = web.page_response(PAGE.replace(b"connect();\n</script>", b"alert();\n</script>"))
     assert dict(changed.fields)["Content-Security-Policy"] != fields["Content-Security-Policy"]
 
 
