@@ -103,7 +103,7 @@ class Client(common.Client):
 
 def main(argv: Sequence[str] | None = None) -> int:
     what = "Answer a request that ends with the client's FIN."
-    parser = common.parser("exchange", what, 7002, EXAMPLES, tls=True, workers=True)
+    parser = common.parser("exchange", what, 7002, EXAMPLES, workers=True)
     common.add_connect(parser, "be the client of that server")
     parser.add_argument("request", nargs="?", help="the client's request (standard input)")
     parser.add_argument(

@@ -29,6 +29,7 @@ from samples.files.tree import Found, Path, Refused, Tree, path_of
 from samples.web import Fields, Request, Response, Settings, say
 
 INDEX = "index.html"
+IDLE_TIMEOUT = Settings().idle_seconds
 # A page of that many lines takes some 30 ms to make, and nobody looks at more.
 LISTED = 2000
 # So little leaves together with the head: for small files a seventh more requests in a second than by sendfile(2).
@@ -123,11 +124,13 @@ def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = N
         reactor,
         site,
         *where,
-        settings=Settings() if idle is None else Settings(idle_seconds=idle),
+        settings=Settings(idle_seconds=IDLE_TIMEOUT if idle is None else idle),
         options=attrs.evolve(
             given,
             # The next request waits until everything before it has left: so a connection holds one file open.
             watermarks=Watermarks(high=0),
+            # It is HTTP's, which knows a slow reader from an idle one. Every other wait has a deadline of its own.
+            deadlines=attrs.evolve(given.deadlines, idle=None),
             limits=attrs.evolve(given.limits, connections=_connections() if most is None else most),
         ),
         **how,

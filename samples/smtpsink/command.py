@@ -9,13 +9,11 @@ from functools import partial
 from pathlib import Path
 
 from samples import common
-from samples.smtpsink.server import SIZE_LIMIT, serve
+from samples.smtpsink.server import IDLE_TIMEOUT, SIZE_LIMIT, serve
 from samples.smtpsink.session import LINE_BYTES
 from samples.smtpsink.sink import Sink
 
-DESCRIPTION = """\
-Take all mail, show it, and send it to nobody.
-A client that is silent is let go after five minutes, unless --idle-timeout says otherwise."""
+DESCRIPTION = "Take all mail, show it, and send it to nobody."
 EXAMPLES = """\
   python -m samples.smtpsink                                 the server; then, in a program that sends mail:
   smtplib.SMTP("127.0.0.1", 8025).send_message(message)      and the message is printed, and sent to nobody
@@ -28,7 +26,7 @@ _LEAST_LINE = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES, tls=True)
+    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES, idle_timeout=IDLE_TIMEOUT)
     parser.tls_group.add_argument(
         "--tls-at-once", action="store_true", help="from the first byte, as on port 465, instead of after STARTTLS"
     )

@@ -24,7 +24,7 @@ import pytest
 import trustme
 
 from reactor import Deadlines, Listener, Options, Reactor
-from reactor.testing import SimulatedSystem
+from reactor.testing import Link, SimulatedSystem
 from samples.files import conditions, listing, ranges
 from samples.files.command import main
 from samples.files.conditions import Validators
@@ -988,6 +988,26 @@ def test_an_idle_connection_ends(pages: Site, asked_for: float | None, seconds: 
         system.run(reactor, 2)
         assert peer.ending == "EOF"
         assert peer.data.endswith(b"0123456789")
+
+
+def test_who_reads_slowly_is_not_idle(root: Path, pages: Site):
+    """What waits in the kernel for longer than an idle time is still being read; then comes the next answer."""
+    (root / "big").write_bytes(b"x" * 300_000)
+    system = SimulatedSystem(seed=1, link=Link(receive_buffer_bytes=4096, send_buffer_bytes=400_000))
+    with Reactor(system=system) as reactor:
+        options = Options(deadlines=Deadlines(idle=60.0))
+        slow = system.peer(serve(reactor, "127.0.0.1", 0, site=pages, options=options).addresses[0])
+        slow.stop_reading()
+        slow.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(14):
+            system.run(reactor, 30.0)
+            slow.read(20_000)
+        slow.resume_reading()
+        slow.send(b"GET /a.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        system.run(reactor, 10.0)
+        assert slow.data.endswith(b"0123456789")
+        assert slow.ending == "EOF"
+        slow.close()
 
 
 def test_a_request_that_never_becomes_whole_is_cut_off(pages: Site):

@@ -932,6 +932,14 @@ def test_ps_tells_when_nobody_answers(capsys):
     assert capsys.readouterr().err == f"python -m samples.monitor ps: 127.0.0.1:{port}: Connection refused\n"
 
 
+def test_ps_tells_when_no_host_can_have_that_name(capsys):
+    """A label has at most 63 letters: one line on stderr, status 1."""
+    assert main(["ps", "a" * 64 + ":8090"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"python -m samples.monitor ps: {'a' * 64}:8090: ")
+    assert printed.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

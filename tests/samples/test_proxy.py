@@ -1138,7 +1138,7 @@ REFUSED = {
     ("--to", "localhost:0"): "nobody can be called at port 0",
     ("--to", "localhost:1", "--to-ca", "x"): "--to-ca and --to-name need --to-tls",
     ("--to", "localhost:1", "--to-tls", "--to-ca", "/nowhere"): "--to-ca /nowhere: No such file or directory",
-    ("--to", "localhost:1", "--to-tls", "--to-ca", __file__): "no certificates in PEM",
+    ("--to", "localhost:1", "--to-tls", "--to-ca", __file__): "not certificates in PEM",
     ("--to", "unix:/x", "--to-tls"): "needs --to-name",
     ("--to", "localhost:1", "--send-proxy", "v3"): "invalid choice: 'v3'",
     ("--to", "localhost:1", "--connect-timeout", "0"): "zero seconds",
