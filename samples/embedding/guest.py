@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Reactor() as outer, Reactor() as inner:
         listener = listen(inner, port)
         guest_of(outer, inner)
-        for number in outer.system.stop_signals():
+        for number in (signal.SIGTERM, signal.SIGINT):
             outer.add_signal_handler(number, inner.call_soon, inner.drain, DRAIN_TIMEOUT)
         say_where(listener)
         outer.run()  # ends when nothing is left that could wake it: the guest was all there was

@@ -36,7 +36,7 @@ from samples.common import reason
 from samples.smtpsink.session import COMMAND_BYTES, LINE_BYTES, Message, Reply, Session, reply
 from samples.smtpsink.sink import Sink
 
-logger = logging.getLogger("smtpsink")
+logger = logging.getLogger("samples.smtpsink")
 
 # What the server of this shape in the standard library took.
 SIZE_LIMIT = 32 * 1024 * 1024

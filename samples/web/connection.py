@@ -33,6 +33,8 @@ from samples.web.messages import Fields, Piece, Request, Response, Site, Stream,
 
 logger = logging.getLogger("samples.web")
 
+# A few hundred pipelined requests.
+_READ_BYTES = 64 * KiB
 # Whoever was let in by a drain may have asked already; it only was not read yet.
 _LET_IN_SECONDS = 1.0
 
@@ -390,5 +392,6 @@ def serve(
     chosen = Settings() if settings is None else settings
     given = Options() if options is None else options
     # What is read at once bounds how much a peer can ask for in one turn.
-    options = attrs.evolve(given, limits=attrs.evolve(given.limits, read_bytes=64 * KiB))
+    most = min(given.limits.read_bytes, _READ_BYTES)
+    options = attrs.evolve(given, limits=attrs.evolve(given.limits, read_bytes=most))
     return reactor.listen(lambda: Http(reactor, site, chosen), *where, options=options, **how)

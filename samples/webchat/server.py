@@ -18,10 +18,10 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import attrs
 
-from reactor import Listener, Options, Reactor, ReactorClosed, TimerHandle, Watermarks
+from reactor import Listener, Options, Reactor, ReactorClosed, TimerHandle
 from samples import web
 from samples.chat.rooms import Member
-from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT
+from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, for_members
 from samples.webchat.view import WatchedLobby, line_told, told
 from samples.webchat.websocket import GOING_AWAY, LOST, NO_STATUS, NORMAL, WebSocket, text_frame, upgrade
 
@@ -29,9 +29,6 @@ from samples.webchat.websocket import GOING_AWAY, LOST, NO_STATUS, NORMAL, WebSo
 _LINES_IN_A_MESSAGE = 4
 # Who is where is told at most so often: a storm of people coming costs each browser four messages a second.
 _LOOK_SECONDS = 0.25
-# As in the TCP chat (samples/chat/server.py).
-_SEND_BUFFER_BYTES = 64 * 1024
-_FLUSH, _FLUSH_TOTAL = 10.0, 30.0
 
 # What the others read when a WebSocket ended with that code; with any other, `was dropped: REASON`.
 _PARTED = {NORMAL: "left", GOING_AWAY: "left", NO_STATUS: "left", LOST: "lost the connection"}
@@ -204,7 +201,9 @@ def serve(
     """Takes what `Reactor.listen` takes, but for the factory. Give `chat.serve` the same `lobby`, and all meet."""
     chosen = Settings() if settings is None else settings
     site = _site(reactor, Board(reactor, WatchedLobby() if lobby is None else lobby), chosen)
-    options = _for_browsers(Options() if options is None else options, chosen.queue_limit)
+    options = for_members(Options() if options is None else options, chosen.queue_limit)
+    # Silence is a member's, not a connection's: pongs break it.
+    options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=None))
     return web.serve(reactor, site, *where, settings=web.Settings(early=site.refusal), options=options, **how)
 
 
@@ -217,15 +216,6 @@ def _site(reactor: Reactor, board: Board, settings: Settings) -> web.Routes:
         return upgrade(request, lambda: Guest(reactor, board, request, settings))
 
     return web.Routes({"/": {"GET": lambda _: page}, "/socket": {"GET": socket}})
-
-
-def _for_browsers(options: Options, queue_limit: int) -> Options:
-    return attrs.evolve(
-        options,
-        watermarks=Watermarks(high=queue_limit // 2),
-        sockets=attrs.evolve(options.sockets, send_buffer_bytes=_SEND_BUFFER_BYTES),
-        deadlines=attrs.evolve(options.deadlines, flush=_FLUSH, flush_total=_FLUSH_TOTAL, idle=None),
-    )
 
 
 def may_connect(fields: Mapping[str, str], origins: Collection[str] = ()) -> bool:

@@ -314,6 +314,20 @@ def test_some_pasted_lines_are_some_lines():
         assert ann.told("heard") == [{"count": 1}]
 
 
+def test_what_one_browser_makes_wait_in_one_turn_is_bounded():
+    """Each `/list` is answered with more than it is; a small read bounds how many of them one turn answers."""
+    with Chat() as room:
+        eve = room.browser("eve")
+        eve.peer.send(b"".join(frame(1, b"/list\n" * 1000) for _ in range(10)))
+        (connection,) = room.reactor.connections
+        most = 0
+        while eve.closed is None and room.system.now < 60:
+            room.reactor.run_once(1.0)
+            most = max(most, connection.get_write_buffer_size())
+        assert most < 256 * 1024
+        assert eve.closed[0] == 1008
+
+
 # Ends
 
 
