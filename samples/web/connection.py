@@ -333,9 +333,10 @@ class Http(Protocol):
         assert "upgrade" in request.fields, "nobody asked for it"
         self._enter(_Phase.ANSWER)
         self._log(101, "-")
+        already, ended = self._http.trailing_data
+        self._ahead = 0  # nothing waits here any more
         self.connection.set_protocol(protocol)
         protocol.connection_made(self.connection)
-        already, ended = self._http.trailing_data
         if already and not self.connection.is_closing():
             protocol.data_received(already)
         if ended and not self.connection.is_closing() and not protocol.eof_received():

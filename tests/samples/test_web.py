@@ -536,6 +536,16 @@ def test_an_upgrade_hands_the_connection_over(place):
     assert rest == b"HELLO THERE"
 
 
+def test_an_upgrade_with_much_behind_it_is_read_on(place):
+    """What came ahead of its turn held up reading; now it is the other protocol's, and so is what follows."""
+    peer = place.asked(get("/upgrade", "Connection: upgrade", "Upgrade: loud", body=b"a" * 20_000))
+    turn_until(place.reactor, lambda: place.upgraded)
+    peer.send(b"and more")
+    peer.fin()
+    assert peer.read_to_end() == "EOF"
+    assert peer.data.endswith(b"A" * 20_000 + b"AND MORE")
+
+
 def test_the_deadlines_of_requests_are_over_with_the_request(loop):
     """Neither an open stream nor an upgraded connection is cut off by them."""
     with Place(loop, settings={"head_seconds": 0.05, "idle_seconds": 0.05}) as place:
