@@ -80,7 +80,7 @@ class Http(Protocol):
         self._enter(_Phase.HEAD)
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _Phase.IDLE:
+        if self._phase is _Phase.IDLE and not self._held:
             self._enter(_Phase.HEAD)
         self._http.receive_data(data)
         self._ahead += len(data)

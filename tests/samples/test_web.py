@@ -359,6 +359,26 @@ def test_a_slow_reader_is_not_idle():
         slow.close()
 
 
+def test_a_slow_reader_may_ask_ahead():
+    """The next request's time begins when it can be read: not while the answer before it is still being taken."""
+    system = SimulatedSystem(link=Link(receive_buffer_bytes=4096))
+    options = Options(watermarks=Watermarks(high=1000))
+    with Reactor(system=system) as loop, Place(loop, options=options) as place:
+        slow = system.peer(place.listener.addresses[0])
+        slow.stop_reading()
+        slow.send(get("/big"))
+        system.run(loop, 1.0)
+        slow.send(get("/", "Connection: close"))
+        for _ in range(14):
+            system.run(loop, 30.0)
+            slow.read(20_000)
+        slow.resume_reading()
+        system.run(loop, 10.0)
+        assert [content for _, _, content in answers(slow.data, "GET", "GET")] == [b"x" * 300_000, b"hello "]
+        assert slow.ending == "EOF"
+        slow.close()
+
+
 # Backpressure
 
 
