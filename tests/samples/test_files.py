@@ -504,6 +504,13 @@ def test_a_time_in_the_future_is_not_told(root: Path):
     assert conditions.validators_of(stat_of(root / "a.txt", NOW + 5000), NOW).modified == NOW
 
 
+def test_a_time_before_all_calendars_is_told_as_the_oldest(root: Path):
+    """Some file systems take the year -1199, which no HTTP date can say; others the oldest that they have."""
+    ancient = conditions.validators_of(stat_of(root / "a.txt", -99_999_999_999.0), NOW)
+    assert ancient.modified == 0
+    assert conditions.format_date(ancient.modified) == "Thu, 01 Jan 1970 00:00:00 GMT"
+
+
 # Listings
 
 
