@@ -1,7 +1,10 @@
 """`run_client`: from the arguments to one connection that has ended, and the client that joins it with a terminal.
 
 Standard input goes out, what comes is shown; the end of the input is our FIN, and what still comes is shown until the
-server ends, too. One reactor serves the socket and standard input, which is a foreign descriptor (`add_reader`).
+server ends, too. One reactor serves the socket, standard input and standard output: these two are foreign descriptors
+(`add_reader`, `add_writer`). None of them makes the others wait, but each the peer: what is not taken on one side is
+not read on the other. They are used only when they are ready, so they need not be non-blocking: a terminal is shared
+with other programs, and O_NONBLOCK would be set for all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ import argparse
 import errno
 import logging
 import os
-import select
 import signal
 import ssl
 import sys
@@ -23,6 +25,8 @@ from samples.common.words import reason
 
 # One read of standard input: what a pipe holds (Linux: 64 KiB).
 _INPUT_BYTES = 64 * 1024
+# One write to standard output: what a pipe that is writable takes without blocking (PIPE_BUF, pipe(7)).
+_OUTPUT_BYTES = 4096
 # What a client has no use for.
 _SERVERS_OPTIONS = (
     "--host",
@@ -58,10 +62,12 @@ def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor],
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.add_signal_handler(number, end)
         reactor.run()
-        if client.failure is None:
-            return 0
-        print(f"{made.prog}: {reason(client.failure)}", file=sys.stderr)
-        return 1
+        why = [] if client.failure is None else [reason(client.failure)]
+        if client.unshown:
+            why.append(f"{client.unshown} bytes that came were not shown")
+        if why:
+            print(f"{made.prog}: {'; '.join(why)}", file=sys.stderr)
+        return 1 if why else 0
 
 
 def _client_context(made: Parser, args: argparse.Namespace) -> ssl.SSLContext | None:
@@ -87,31 +93,36 @@ class Client(Protocol):
         self.failure = InterruptedError("interrupted before there was a connection")
         self._reactor = reactor
         self._input: Feeder | None = None
+        self._output: Printer | None = None
         self._cannot_show: OSError | None = None
+
+    @property
+    def unshown(self) -> int:
+        """How many bytes were received that standard output has not taken."""
+        return 0 if self._output is None else len(self._output.waiting)
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
-        self._input = Feeder(self._reactor, connection)
+        self._output = Printer(self._reactor, connection, self._show_failed)
+        self.begin()
+
+    def begin(self) -> None:
+        """Sends standard input."""
+        self._input = Feeder(self._reactor, self.connection)
         self._input.resume()
 
     def data_received(self, data: bytes) -> None:
-        try:
-            self.show(data)
-        except OSError as exc:
-            self._cannot_show = exc
-            self._stop_input()
-            self.connection.abort()
+        self.show(data)
 
     def show(self, data: bytes) -> None:
-        """Writes it to stdout. That may block, and should: while nobody reads there, nothing more is received."""
-        if sys.stdout is None:
-            raise OSError(errno.EBADF, "standard output is closed")
-        fd, view = sys.stdout.fileno(), memoryview(data)
-        while view:
-            try:
-                view = view[os.write(fd, view) :]
-            except BlockingIOError:  # another program made the shared terminal non-blocking
-                select.select([], [fd], [])
+        """Prints it."""
+        assert self._output is not None
+        self._output.show(data)
+
+    def _show_failed(self, exc: OSError) -> None:
+        self._cannot_show = exc
+        self._stop_input()
+        self.connection.abort()
 
     def pause_writing(self) -> None:
         if self._input is not None:
@@ -142,11 +153,7 @@ class Client(Protocol):
 
 
 class Feeder:
-    """Sends what standard input gives, no faster than the peer takes it; at its end, ends our output.
-
-    It is read only when it is readable, so it need not be non-blocking: a terminal is shared with other programs, and
-    O_NONBLOCK would be set for all of them.
-    """
+    """Sends what standard input gives, no faster than the peer takes it; at its end, ends our output."""
 
     def __init__(self, reactor: Reactor, connection: Connection) -> None:
         self._reactor = reactor
@@ -205,3 +212,45 @@ class Feeder:
     def _end(self) -> None:
         self.stop()
         self._connection.write_eof()
+
+
+class Printer:
+    """Shows what comes on standard output, no faster than that takes it: while something waits, nothing is received.
+
+    When it cannot be shown, `failed` is called.
+    """
+
+    def __init__(self, reactor: Reactor, connection: Connection, failed: Callable[[OSError], None]) -> None:
+        self._reactor = reactor
+        self._connection = connection
+        self._failed = failed
+        self._fd = None if sys.stdout is None else sys.stdout.fileno()
+        # At most one read of the connection.
+        self.waiting = bytearray()
+
+    def show(self, data: bytes) -> None:
+        """Shows it now or, while it would block, later."""
+        if self._fd is None:
+            self._failed(OSError(errno.EBADF, "standard output is closed"))
+            return
+        self.waiting += data
+        try:
+            self._reactor.add_writer(self._fd, self._step)
+            self._connection.pause_reading()
+        except PermissionError:
+            # A regular file: always writable, so epoll refuses to watch it.
+            while self.waiting:
+                self._step()
+
+    def _step(self) -> None:
+        assert self._fd is not None
+        try:
+            del self.waiting[: os.write(self._fd, self.waiting[:_OUTPUT_BYTES])]
+        except BlockingIOError:
+            return  # non-blocking already, and somebody else wrote first
+        except OSError as exc:
+            self.waiting.clear()
+            self._failed(exc)
+        if not self.waiting:
+            self._reactor.remove_writer(self._fd)
+            self._connection.resume_reading()
