@@ -1238,10 +1238,11 @@ def refused(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_who_comes_when_descriptors_are_few_waits_in_line(run, root: Path):
-    """As many are let in as can have a file each: nobody is told 503."""
+@pytest.mark.parametrize("asked_for", ["", " --max-connections 1000"])
+def test_who_comes_when_descriptors_are_few_waits_in_line(run, root: Path, asked_for: str):
+    """As many are let in as can have a file each, whatever was asked for: nobody is told 503."""
     (root / "file").write_bytes(bytes(8_000_000))
-    command = f"ulimit -n 40; exec {sys.executable} -W error -m samples.files {root} --port 0"
+    command = f"ulimit -n 40; exec {sys.executable} -W error -m samples.files {root} --port 0{asked_for}"
     server = run("files", command=["sh", "-c", command])
     request = b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with contextlib.ExitStack() as stack:
