@@ -42,7 +42,7 @@ def serve(reactor: Reactor, *where: Any, **how: Any) -> Listener:
 
 def main(argv: Sequence[str] | None = None) -> int:
     what = "Send back whatever comes, for as long as it comes."
-    parser = common.parser("echo", what, 7000, EXAMPLES, tls=True, workers=True)
+    parser = common.parser("echo", what, 7000, EXAMPLES, workers=True)
     return common.run_server(parser, parser.parse_args(argv), serve)
 
 

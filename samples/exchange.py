@@ -4,7 +4,7 @@ The client sends its request and then says, with `shutdown(1)`, that this was al
 end of its stream, and no length or delimiter is needed. It still reads, and takes everything up to the server's end as
 the reply. Here both sides are in one file:
 
-- `Client.connection_made` writes the request, and `write_eof()` sends our FIN behind it; reading goes on.
+- `Client.begin` writes the request, and `write_eof()` sends our FIN behind it; reading goes on.
 - `Answer.eof_received` has the whole request now. It returns True, "I am not done", or our side would be closed as
   well; here the reply is ready at once, but one that takes its time may be written, and closed, any time later.
 
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from reactor import Connection, Listener, Protocol, Reactor
+from reactor import Listener, Protocol, Reactor
 from samples import common
 
 EXAMPLES = """\
@@ -92,18 +92,17 @@ class Client(common.Client):
         super().__init__(reactor)
         self._request = request
 
-    def connection_made(self, connection: Connection) -> None:
+    def begin(self) -> None:
         if self._request is None:
-            super().connection_made(connection)  # standard input; its end is our FIN
+            super().begin()  # standard input; its end is our FIN
         else:
-            self.connection = connection
-            connection.write(self._request)
-            connection.write_eof()
+            self.connection.write(self._request)
+            self.connection.write_eof()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     what = "Answer a request that ends with the client's FIN."
-    parser = common.parser("exchange", what, 7002, EXAMPLES, tls=True, workers=True)
+    parser = common.parser("exchange", what, 7002, EXAMPLES, workers=True)
     common.add_connect(parser, "be the client of that server")
     parser.add_argument("request", nargs="?", help="the client's request (standard input)")
     parser.add_argument(

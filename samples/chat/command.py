@@ -10,7 +10,7 @@ from samples import common
 from samples.chat import joining
 from samples.chat.client import Terminal
 from samples.chat.rooms import Lobby
-from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, serve
+from samples.chat.server import serve
 
 EXAMPLES = """\
   python -m samples.chat --port 7001 --idle-timeout 3600    the server
@@ -22,27 +22,16 @@ EXAMPLES = """\
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser(
-        "chat", "A chat with rooms, for nc, telnet, socat and its own client.", 7001, EXAMPLES, tls=True
-    )
+    what = "A chat with rooms, for nc, telnet, socat and its own client."
+    parser = common.parser("chat", what, 7001, EXAMPLES)
     common.add_connect(parser, "be a client of that server")
-    parser.add_argument(
-        "--line-limit", type=common.count, default=LINE_LIMIT, metavar="N", help=f"bytes in one line ({LINE_LIMIT})"
-    )
-    parser.add_argument(
-        "--queue-limit",
-        type=common.count,
-        default=QUEUE_LIMIT,
-        metavar="N",
-        help=f"bytes that may wait for a member who reads slowly; then they are dropped ({QUEUE_LIMIT})",
-    )
     joining.add_arguments(parser)
     args = parser.parse_args(argv)
     if args.connect is not None:
         if args.redis is not None:
             parser.error("--connect cannot be combined with --redis: nodes are servers")
         return common.run_client(parser, args, Terminal)
-    others = joining.Joining(parser, args, args.line_limit)
+    others = joining.Joining(parser, args)
     lobby = Lobby()
 
     def serve_here(reactor: Reactor, *where: Any, **how: Any) -> Listener:

@@ -1,4 +1,4 @@
-"""`--redis` and what belongs to it, for every program that has a lobby; and the lobby's node, once there is a reactor.
+"""What every program with a lobby is asked: its limits, and `--redis`; and the lobby's node, once there is a reactor.
 
 Without `--redis` nothing here is imported that is not the standard library's, and the lobby is alone.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import secrets
-import ssl
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from reactor import Reactor
 from samples import common
 from samples.chat.cluster import EXPIRY
 from samples.chat.rooms import Lobby, Refused, checked_name
+from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT
 
 if TYPE_CHECKING:
     from samples.chat.nodes import Node
@@ -27,7 +27,17 @@ _URL_CHARACTERS = 4096
 
 
 def add_arguments(parser: common.Parser) -> None:
-    """Gives a program `--redis`."""
+    """Gives a program its limits, `--redis`, and what belongs to that."""
+    parser.add_argument(
+        "--line-limit", type=common.count, default=LINE_LIMIT, metavar="N", help=f"bytes in one line ({LINE_LIMIT})"
+    )
+    parser.add_argument(
+        "--queue-limit",
+        type=common.count,
+        default=QUEUE_LIMIT,
+        metavar="N",
+        help=f"bytes that may wait for a member who reads slowly; then they are dropped ({QUEUE_LIMIT})",
+    )
     group = parser.add_argument_group("many machines")
     group.add_argument(
         "--redis",
@@ -40,7 +50,8 @@ def add_arguments(parser: common.Parser) -> None:
     group.add_argument("--node", type=_name, metavar="NAME", help="what others see behind the @ (something random)")
     group.add_argument(
         "--node-expiry",
-        type=_expiry,
+        # Its pulse is a third of it: more often would be a load on everybody, more seldom no sign of life.
+        type=common.seconds_within(0.5, 3600),
         metavar="S",
         help=f"a node is given up when silent for so long; the same for all nodes ({EXPIRY:g})",
     )
@@ -53,24 +64,13 @@ def _name(word: str) -> str:
         raise argparse.ArgumentTypeError(str(exc)) from None
 
 
-def _expiry(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    # The pulse is a third of it: more often would be a load on everybody, more seldom no sign of life.
-    if not 0.5 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"seconds from 0.5 to 3600 are needed, not {word!r}")
-    return seconds
-
-
 class Joining:
     """What the arguments ask for. `join` may be called for each listener, and joins once."""
 
-    def __init__(self, parser: common.Parser, args: argparse.Namespace, line_limit: int) -> None:
+    def __init__(self, parser: common.Parser, args: argparse.Namespace) -> None:
         self.node: Node | None = None
         self._parser = parser
-        self._make = _maker(parser, args, line_limit)
+        self._make = _maker(parser, args)
 
     def join(self, reactor: Reactor, lobby: Lobby) -> None:
         """The lobby is one with the others from now on, if that was asked for."""
@@ -85,7 +85,7 @@ class Joining:
         return 1
 
 
-def _maker(parser: common.Parser, args: argparse.Namespace, line_limit: int) -> Callable[[Reactor, Lobby], Node] | None:
+def _maker(parser: common.Parser, args: argparse.Namespace) -> Callable[[Reactor, Lobby], Node] | None:
     if args.redis is None:
         given = [name for name in ("redis_ca", "node", "node_expiry") if getattr(args, name) is not None]
         if given:
@@ -96,17 +96,15 @@ def _maker(parser: common.Parser, args: argparse.Namespace, line_limit: int) -> 
         from samples.chat.redis import Target
     except ImportError:
         parser.refuse("--redis needs the package hiredis; pip install '.[redis]' brings it")
-    if line_limit > _LINE_LIMIT:
+    if args.line_limit > _LINE_LIMIT:
         parser.error(f"with --redis a line has at most {_LINE_LIMIT} bytes")
     try:
         target = Target.parse(_url(parser, args.redis))
-        context = ssl.create_default_context(cafile=args.redis_ca) if target.tls else None
     except ValueError as exc:
         parser.refuse(f"--redis: {exc}")
-    except OSError as exc:  # an ssl.SSLError is one
-        parser.refuse(f"--redis-ca {args.redis_ca}: {common.reason(exc)}")
     if args.redis_ca is not None and not target.tls:
         parser.error("--redis-ca is for rediss://")
+    context = common.trusting(parser, "--redis-ca", args.redis_ca) if target.tls else None
     name = args.node or secrets.token_hex(2)
     expiry = args.node_expiry or EXPIRY
     return lambda reactor, lobby: Node(reactor, lobby, target, name, context=context, expiry=expiry)

@@ -23,6 +23,7 @@ import hiredis
 
 from reactor import ConnectFailed, Connection, Connector, Deadlines, Options, Protocol, Reactor, TimerHandle
 from reactor.system import check_port
+from samples.common import reason
 
 PORT = 6379
 # What fits into a socket's address (unix(7)), with its NUL.
@@ -232,4 +233,4 @@ def _ignore(reply: Any) -> None:
 def _in_words(exc: Exception) -> str:
     if isinstance(exc, ConnectFailed) and exc.causes:
         exc = exc.causes[-1][1]
-    return (exc.strerror if isinstance(exc, OSError) else None) or str(exc) or type(exc).__name__
+    return reason(exc)

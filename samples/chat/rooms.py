@@ -15,7 +15,7 @@ an `@` that no name here can have, come from it. Either way the same method chan
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -27,15 +27,6 @@ FIRST_ROOM = "lobby"
 NAME_LENGTH = 16
 # Names in one answer to /list: its length must not grow with the number of members.
 _LIST_LENGTH = 50
-
-HELP = (
-    "/nick NAME       call yourself so",
-    "/join ROOM       leave this room for another; it is made if there is none of that name",
-    "/list            the rooms, and who is in yours",
-    "/sync            be told when what you said is safe with the other machines",
-    "/quit [MESSAGE]  leave",
-    "//TEXT           say a line that begins with a slash",
-)
 
 
 @attrs.define(eq=False)
@@ -124,14 +115,14 @@ class Lobby:
         """What a member typed: a command, or something to say. False when they have left by it."""
         line = clean(line).rstrip()
         if line.startswith("/") and not line.startswith("//"):
-            return self._obey(member, line)
-        if line:
+            self._obey(member, line)
+        elif line:
             why_not = None if self.link is None else self.link.refusal()
             if why_not is None:
                 self.said(member, line.removeprefix("/"))
             else:
                 member.tell(f"* {why_not}")
-        return True
+        return member.present
 
     def members(self, room: str) -> list[Member]:
         """Who is in a room: those here, in the order in which they came, then those on other machines."""
@@ -220,29 +211,15 @@ class Lobby:
 
     # Commands
 
-    def _obey(self, member: Member, line: str) -> bool:
-        command, _, rest = line.partition(" ")
-        rest = rest.strip()
-        if command == "/quit":
-            self.leave(member, f"left: {rest}" if rest else "left")
-            return False
+    def _obey(self, member: Member, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        command = _COMMANDS.get(word)
         try:
-            if command == "/nick":
-                self._rename(member, rest)
-            elif command == "/join":
-                self._join(member, rest)
-            elif command == "/list":
-                self._list(member)
-            elif command == "/sync":
-                self._sync(member)
-            elif command == "/help":
-                for help_line in HELP:
-                    member.tell(f"* {help_line}")
-            else:
-                raise Refused(f"there is no command {command[: NAME_LENGTH + 1]}; /help tells which there are")
+            if command is None:
+                raise Refused(f"there is no command {word[: NAME_LENGTH + 1]}; /help tells which there are")
+            command.act(self, member, rest.strip())
         except Refused as exc:
             member.tell(f"* {exc}")
-        return True
 
     def _rename(self, member: Member, wanted: str) -> None:
         self.renamed(member, self._free_name_like(wanted, member))
@@ -253,15 +230,22 @@ class Lobby:
             raise Refused(f"you are in {room} already")
         self.went(member, room)
 
-    def _list(self, member: Member) -> None:
+    def _list(self, member: Member, _: str) -> None:
         member.tell("* rooms: " + listed([f"{room} ({len(there)})" for room, there in self._rooms.items()]))
         member.tell(f"* in {member.room}: " + listed([other.name for other in self.members(member.room)]))
 
-    def _sync(self, member: Member) -> None:
+    def _sync(self, member: Member, _: str) -> None:
         if self.link is None:
             member.tell("* there are no other machines; all that you said was shown")
         else:
             self.link.sync(member)
+
+    def _quit(self, member: Member, message: str) -> None:
+        self.leave(member, f"left: {message}" if message else "left")
+
+    def _help(self, member: Member, _: str) -> None:
+        for line in HELP:
+            member.tell(f"* {line}")
 
     # Names
 
@@ -278,6 +262,29 @@ class Lobby:
             name = f"guest{self._guests}"
             if _key(name) not in self._names:
                 return name
+
+
+@attrs.frozen
+class _Command:
+    """What a line that begins with a slash asks for."""
+
+    follows: str
+    what: str
+    act: Callable[[Lobby, Member, str], None]
+
+
+_COMMANDS: Mapping[str, _Command] = {
+    "/nick": _Command("NAME", "call yourself so", Lobby._rename),
+    "/join": _Command("ROOM", "leave this room for another; it is made if there is none of that name", Lobby._join),
+    "/list": _Command("", "the rooms, and who is in yours", Lobby._list),
+    "/sync": _Command("", "be told when what you said is safe with the other machines", Lobby._sync),
+    "/quit": _Command("[MESSAGE]", "leave", Lobby._quit),
+    "/help": _Command("", "these lines", Lobby._help),
+}
+HELP = (
+    *(f"{word + ' ' + command.follows:<17}{command.what}" for word, command in _COMMANDS.items()),
+    f"{'//TEXT':<17}say a line that begins with a slash",
+)
 
 
 def checked_name(wanted: str, what: str) -> str:

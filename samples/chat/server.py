@@ -139,12 +139,13 @@ def serve(
     return reactor.listen(
         lambda: Guest(reactor, rooms, line_limit, queue_limit),
         *where,
-        options=_for_chat(Options() if options is None else options, queue_limit),
+        options=for_members(Options() if options is None else options, queue_limit),
         **how,
     )
 
 
-def _for_chat(options: Options, queue_limit: int) -> Options:
+def for_members(options: Options, queue_limit: int) -> Options:
+    """Options for connections that are told of what others say, however they speak."""
     return attrs.evolve(
         options,
         watermarks=Watermarks(high=queue_limit // 2),

@@ -11,12 +11,13 @@ connection ended in order, else 1. None of them (but a game) wakes up while ther
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from reactor import Listener, Reactor
+from reactor import Listener, Protocol, Reactor
 from reactor.system import address_text
+from samples import common
+from samples.echo import Echo
 
 # Seconds for connections to end in order, after a signal.
 DRAIN_TIMEOUT = 30.0
@@ -24,10 +25,19 @@ DRAIN_TIMEOUT = 30.0
 
 def port_of(name: str, argv: Sequence[str] | None) -> int:
     """The port that the command line asks for."""
-    parser = argparse.ArgumentParser(prog=f"python -m samples.embedding.{name}", description="Echo, as a guest.")
-    parser.add_argument("--port", type=int, default=7000, choices=range(65536), metavar="N", help="0 picks a free one")
+    parser = common.Parser(prog=f"python -m samples.embedding.{name}", description="Echo, as a guest.")
+    parser.add_argument("--port", type=common.port, default=7000, metavar="N", help="7000; 0 picks a free one")
     port: int = parser.parse_args(argv).port
     return port
+
+
+def listen(reactor: Reactor, port: int, factory: Callable[[], Protocol] = Echo) -> Listener:
+    """The echo server's listener. What cannot be had is told in one line, with exit status 2."""
+    try:
+        return reactor.listen(factory, "127.0.0.1", port)
+    except OSError as exc:
+        print(common.reason(exc), file=sys.stderr)
+        sys.exit(2)
 
 
 def say_where(listener: Listener) -> None:

@@ -10,8 +10,7 @@ from functools import partial
 
 from reactor import Reactor
 from reactor.embedding import Guest
-from samples.echo import Echo
-from samples.embedding import DRAIN_TIMEOUT, port_of, say_where, status_of
+from samples.embedding import DRAIN_TIMEOUT, listen, port_of, say_where, status_of
 
 
 def guest_of(loop: asyncio.AbstractEventLoop, reactor: Reactor, drained: Callable[[], object] | None = None) -> Guest:
@@ -30,7 +29,7 @@ def guest_of(loop: asyncio.AbstractEventLoop, reactor: Reactor, drained: Callabl
 async def serve(port: int) -> int:
     loop, drained = asyncio.get_running_loop(), asyncio.Event()
     with Reactor() as reactor:
-        listener = reactor.listen(Echo, "127.0.0.1", port)
+        listener = listen(reactor, port)
         guest_of(loop, reactor, drained.set)
         for number in (signal.SIGTERM, signal.SIGINT):
             # Not `reactor.drain(...)`: between two turns that would not return before the end.

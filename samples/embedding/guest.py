@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from reactor import Reactor
 from reactor.embedding import Guest
-from samples.echo import Echo
-from samples.embedding import DRAIN_TIMEOUT, port_of, say_where, status_of
+from samples.embedding import DRAIN_TIMEOUT, listen, port_of, say_where, status_of
 
 
 def guest_of(outer: Reactor, inner: Reactor, drained: Callable[[], object] | None = None) -> Guest:
@@ -28,9 +28,9 @@ def guest_of(outer: Reactor, inner: Reactor, drained: Callable[[], object] | Non
 def main(argv: Sequence[str] | None = None) -> int:
     port = port_of("guest", argv)
     with Reactor() as outer, Reactor() as inner:
-        listener = inner.listen(Echo, "127.0.0.1", port)
+        listener = listen(inner, port)
         guest_of(outer, inner)
-        for number in outer.system.stop_signals():
+        for number in (signal.SIGTERM, signal.SIGINT):
             outer.add_signal_handler(number, inner.call_soon, inner.drain, DRAIN_TIMEOUT)
         say_where(listener)
         outer.run()  # ends when nothing is left that could wake it: the guest was all there was

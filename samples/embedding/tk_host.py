@@ -11,7 +11,7 @@ from functools import partial
 from reactor import Reactor
 from reactor.embedding import Guest
 from samples.echo import Echo
-from samples.embedding import DRAIN_TIMEOUT, port_of, say_where, status_of
+from samples.embedding import DRAIN_TIMEOUT, listen, port_of, say_where, status_of
 
 # Lines that the window keeps.
 _MOST_LINES = 1000
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         said.see("end")
 
     with Reactor() as reactor:
-        listener = reactor.listen(lambda: Shown(show), "127.0.0.1", port)
+        listener = listen(reactor, port, lambda: Shown(show))
         guest_of(root, reactor, drained=root.destroy)
         # A signal's byte makes the reactor's descriptor readable, so it is served although Tk waits in C.
         reactor.drain_on_signals(DRAIN_TIMEOUT)

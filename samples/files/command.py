@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from samples import common
-from samples.files.site import Site, serve
+from samples.files.site import IDLE_TIMEOUT, Site, serve
 from samples.files.tree import Tree
 
 EXAMPLES = """\
@@ -17,12 +17,14 @@ EXAMPLES = """\
 
 DESCRIPTION = """\
 Serve the files under a directory over HTTP/1.1, to be read. Hidden files and links that lead out of it are not served.
-An idle connection is kept for 60 s unless --idle-timeout says otherwise. As many connections as can have a file open
-each (`ulimit -n`) are let in at a time, or --max-connections. --log-level info writes a line for each answer."""
+--log-level info writes a line for each answer."""
+ROOM = "so many that each can have a file open, by `ulimit -n`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("files", DESCRIPTION, 8000, EXAMPLES, tls=True, workers=True)
+    parser = common.parser(
+        "files", DESCRIPTION, 8000, EXAMPLES, workers=True, idle_timeout=IDLE_TIMEOUT, max_connections=ROOM
+    )
     parser.add_argument("directory", metavar="DIR", help="what is served")
     parser.add_argument("--no-listing", action="store_true", help="a directory without an index.html is 403")
     args = parser.parse_args(argv)

@@ -43,7 +43,8 @@ def validators_of(status: os.stat_result, now: float) -> Validators:
     """Those of a file, at the time `now` (seconds since 1970)."""
     weak = "W/" if now - status.st_mtime < _FRESH_SECONDS else ""
     tag = f'{weak}"{status.st_ino:x}-{status.st_size:x}-{status.st_mtime_ns:x}"'
-    return Validators(tag, int(min(status.st_mtime, now)))
+    # A file system may know times that no HTTP date can say. What is from before 1970 is old enough.
+    return Validators(tag, int(min(max(status.st_mtime, 0.0), now)))
 
 
 def _strongly(value: str, ours: Validators) -> bool:

@@ -9,7 +9,6 @@ in its time. A file that shrinks meanwhile ends its connection with a reset: nob
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ import attrs
 
 from reactor import Connection, Listener, Options, Reactor, Watermarks
 from samples import web
+from samples.common import pairs
 from samples.files import conditions, listing, ranges
 from samples.files.conditions import Validators
 from samples.files.media import content_type
@@ -29,6 +29,7 @@ from samples.files.tree import Found, Path, Refused, Tree, path_of
 from samples.web import Fields, Request, Response, Settings, say
 
 INDEX = "index.html"
+IDLE_TIMEOUT = Settings().idle_seconds
 # A page of that many lines takes some 30 ms to make, and nobody looks at more.
 LISTED = 2000
 # So little leaves together with the head: for small files a seventh more requests in a second than by sendfile(2).
@@ -118,26 +119,23 @@ class Site:
 def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = None, **how: Any) -> Listener:
     """Takes what `Reactor.listen` takes, but for the factory."""
     given = Options() if options is None else options
-    idle, most = given.deadlines.idle, given.limits.connections
+    idle = given.deadlines.idle
     return web.serve(
         reactor,
         site,
         *where,
-        settings=Settings() if idle is None else Settings(idle_seconds=idle),
+        settings=Settings(idle_seconds=IDLE_TIMEOUT if idle is None else idle),
         options=attrs.evolve(
             given,
-            # The next request waits until everything before it has left: so a connection holds one file open.
+            # The next request waits until everything before it has left: so a connection holds one file open, which its
+            # limit counts upon.
             watermarks=Watermarks(high=0),
-            limits=attrs.evolve(given.limits, connections=_connections() if most is None else most),
+            # It is HTTP's, which knows a slow reader from an idle one. Every other wait has a deadline of its own.
+            deadlines=attrs.evolve(given.deadlines, idle=None),
+            limits=attrs.evolve(given.limits, connections=pairs(given.limits.connections, _OTHER_DESCRIPTORS)),
         ),
         **how,
     )
-
-
-def _connections() -> int | None:
-    """How many may come at a time so that each can have its file; the others wait in line, and nobody gets a 503."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if descriptors == resource.RLIM_INFINITY else max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
 
 
 def _redirect(path: Path, query: str) -> Response:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import math
 import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from samples.common import Parser, reason
+from samples.common import Parser, reason, seconds_within
 
 EXAMPLES = """\
 examples:
@@ -52,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     ps = commands.add_parser("ps", help="show the connections in the terminal", allow_abbrev=False)
     ps.add_argument("target", type=_target, metavar="HOST:PORT", help="where the monitor is (no HOST: 127.0.0.1)")
-    ps.add_argument("--watch", nargs="?", type=_seconds, const=1.0, metavar="S", help="again every S seconds (1)")
+    ps.add_argument(
+        "--watch", nargs="?", type=seconds_within(0.1, 3600), const=1.0, metavar="S", help="again every S seconds (1)"
+    )
     ps.add_argument("--living", action="store_true", help="only connections that have not ended")
     commands.add_parser("help", help="show this")
     args = parser.parse_args(argv)
@@ -77,16 +78,6 @@ def _target(word: str) -> tuple[str, int]:
     if not colon or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
         raise argparse.ArgumentTypeError(f"HOST:PORT is needed, not {word!r}")
     return host.removeprefix("[").removesuffix("]") or "127.0.0.1", int(port)
-
-
-def _seconds(word: str) -> float:
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = math.nan
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"seconds are a number from 0.1 to 3600, not {word!r}")
-    return seconds
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -114,7 +105,7 @@ def fetch(host: str, port: int) -> dict[str, Any]:
         body = answer.read(_MOST_BYTES)
     except http.client.HTTPException as exc:
         raise NoTable(f"{where} does not speak HTTP as a monitor does ({type(exc).__name__})") from None
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # a name that no host can have fails to be encoded
         raise NoTable(f"{where}: {reason(exc)}") from None
     finally:
         connection.close()

@@ -10,8 +10,6 @@ between requests would be one more thing to be told apart from the sample's.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 import secrets
@@ -23,7 +21,7 @@ from reactor import Connection, Limits, Listener, Options, Reactor, Watermarks
 from samples.monitor import metrics
 from samples.monitor.monitor import Monitor
 from samples.monitor.teach import Refused
-from samples.web import Answer, Http, Request, Response, Routes, Settings, Stream, say
+from samples.web import Answer, Http, Request, Response, Routes, Settings, Stream, page_response, say
 
 _HOST = "127.0.0.1"
 # Names under which a browser on this machine, or at the near end of a tunnel, knows it. The port may be a tunnel's.
@@ -195,17 +193,4 @@ def _json(value: Any) -> bytes:
 
 @lru_cache(maxsize=1)
 def _page() -> Response:
-    page = resources.files("samples.monitor").joinpath("page.html").read_text("utf-8")
-    # Its one script and its one style sheet, told by their digests; nothing else may run, load or be sent anywhere.
-    script, style = (_digest(page, element) for element in ("script", "style"))
-    policy = (
-        f"default-src 'none'; script-src {script}; style-src {style}; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    fields = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", policy), *_ALWAYS)
-    return Response(200, fields, page.encode())
-
-
-def _digest(page: str, element: str) -> str:
-    content = page.partition(f"<{element}>")[2].partition(f"</{element}>")[0]
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    return page_response(resources.files("samples.monitor").joinpath("page.html").read_bytes(), *_ALWAYS)

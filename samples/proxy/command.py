@@ -18,8 +18,8 @@ DESCRIPTION = """\
 Forward a TCP port, ends and all: a FIN is passed on as a FIN, behind all that came before it, and a reset as a reset;
 nobody is read from faster than the other side takes it. Who cannot be served is reset, never left with an empty answer.
 After --idle-timeout without a byte both sides are reset. While it drains, conversations go on until they end.
-SIGUSR1 asks for a line on stderr: relays, bytes, failures, descriptors. It lets in half as many callers as there are
-descriptors (`ulimit -n`), since each needs two; the others wait in line."""
+SIGUSR1 asks for a line on stderr: relays, bytes, failures, descriptors."""
+ROOM = "so many that each can have an upstream, by `ulimit -n`"
 EXAMPLES = """\
   python -m samples.proxy --port 8080 --to 127.0.0.1:80
   python -m samples.proxy --port 5432 --to unix:/run/postgresql/.s.PGSQL.5432
@@ -32,7 +32,7 @@ _VERSIONS = {"v1": 1, "v2": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("proxy", DESCRIPTION, 7005, EXAMPLES, tls=True, workers=True)
+    parser = common.parser("proxy", DESCRIPTION, 7005, EXAMPLES, workers=True, max_connections=ROOM)
     _add_arguments(parser)
     args = parser.parse_args(argv)
     route, health = _route(parser, args), Health()
@@ -78,8 +78,6 @@ def _add_arguments(parser: common.Parser) -> None:
 
 
 def _route(parser: common.Parser, args: argparse.Namespace) -> Route:
-    if args.to.get("port") == 0:
-        parser.error("argument --to: nobody can be called at port 0")
     return Route(
         to=args.to,
         tls=_tls(parser, args),
@@ -98,9 +96,4 @@ def _tls(parser: common.Parser, args: argparse.Namespace) -> ssl.SSLContext | No
         return None
     if "path" in args.to and args.to_name is None:
         parser.error("--to-tls to a Unix socket needs --to-name: the certificate is verified against it")
-    try:
-        return ssl.create_default_context(cafile=args.to_ca)
-    except ssl.SSLError:
-        parser.refuse(f"--to-ca {args.to_ca}: no certificates in PEM")
-    except OSError as exc:
-        parser.refuse(f"--to-ca {args.to_ca}: {common.reason(exc)}")
+    return common.trusting(parser, "--to-ca", args.to_ca)

@@ -1,4 +1,4 @@
-"""How the proxy is, in one line; and how many callers it has descriptors for."""
+"""How the proxy is, in one line."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import resource
 import attrs
 
 from reactor.relaying import Relay
-
-# For the standard streams, the poller, the waker, listeners, a resolver's sockets: what is not a caller or an upstream.
-_RESERVE = 32
 
 
 @attrs.define(eq=False)
@@ -50,9 +47,3 @@ def _descriptors() -> str:
         return f"{len(os.listdir('/dev/fd')) - 1} of {most}"  # one of them is the listing's own
     except OSError:
         return f"{most} of {most}"  # none is left to look with
-
-
-def most_callers() -> int | None:
-    """How many callers can each have an upstream, too; None: any number. The others wait in the kernel's queue."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return None if limit == resource.RLIM_INFINITY else max(1, (limit - _RESERVE) // 2)

@@ -45,9 +45,9 @@ from reactor.errors import EXHAUSTED
 from reactor.relaying import Relay, relay
 from reactor.system import SocketAddress, address_text
 from reactor.tls import codecs
-from samples.common import reason
+from samples.common import pairs, reason
 from samples.proxy.header import Address, Header, Malformed, build, parse
-from samples.proxy.health import Health, most_callers
+from samples.proxy.health import Health
 
 logger = logging.getLogger("samples.proxy")
 
@@ -55,6 +55,8 @@ logger = logging.getLogger("samples.proxy")
 CONNECT_TIMEOUT = 10.0
 # The specification's "a few seconds (at least 3 seconds to cover a TCP retransmit)".
 HEADER_TIMEOUT = 5.0
+# For the standard streams, the poller, the waker, listeners, a resolver's sockets: what is not a caller or an upstream.
+_RESERVE = 32
 # Between two looks for a descriptor, doubling.
 _BACK_OFF, _BACK_OFF_MOST = 0.010, 1.0
 # Looks at a silent relay within its idle deadline, which so passes at most a quarter late.
@@ -110,11 +112,9 @@ def serve(
 
 
 def _for_callers(options: Options) -> Options:
-    wanted, possible = options.limits.connections, most_callers()
-    most = min((number for number in (wanted, possible) if number is not None), default=None)
     return attrs.evolve(
         options,
-        limits=attrs.evolve(options.limits, connections=most),
+        limits=attrs.evolve(options.limits, connections=pairs(options.limits.connections, _RESERVE)),
         deadlines=attrs.evolve(options.deadlines, idle=None),
         # Half of a conversation may rest for hours; that its peer has vanished is found all the same.
         sockets=attrs.evolve(options.sockets, keepalive=options.sockets.keepalive or Keepalive()),

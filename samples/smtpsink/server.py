@@ -36,12 +36,12 @@ from samples.common import reason
 from samples.smtpsink.session import COMMAND_BYTES, LINE_BYTES, Message, Reply, Session, reply
 from samples.smtpsink.sink import Sink
 
-logger = logging.getLogger("smtpsink")
+logger = logging.getLogger("samples.smtpsink")
 
 # What the server of this shape in the standard library took.
 SIZE_LIMIT = 32 * 1024 * 1024
 # RFC 5321, 4.5.3.2.7: a server waits for at least five minutes.
-_PATIENCE = 300.0
+IDLE_TIMEOUT = 300.0
 _COMMANDS = Delimited(b"\n", COMMAND_BYTES - 1)
 
 
@@ -219,7 +219,7 @@ def serve(
     there = Sink() if sink is None else sink
     options = Options() if options is None else options
     if options.deadlines.idle is None:
-        options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=_PATIENCE))
+        options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=IDLE_TIMEOUT))
     if tls is not None and not tls_at_once:
         codecs(tls, server_side=True)  # what cannot be used is refused now, and not to each client
     at_once, later = (tls, None) if tls_at_once else (None, tls)

@@ -13,6 +13,7 @@ import secrets
 import sys
 from datetime import datetime
 from pathlib import Path
+from threading import Condition
 
 from samples.smtpsink.session import Message
 
@@ -25,15 +26,29 @@ class Sink:
 
     def __init__(self, directory: Path | None = None) -> None:
         self._directory = directory
+        self._under_way = 0
+        self._settling = Condition()
 
     def deliver(self, message: Message) -> None:
         """Blocks until it is printed and kept. OSError when it cannot be; then no file of it is there."""
-        if sys.stdout is not None:
-            # In one call, so that no other thread's message comes into it.
-            sys.stdout.buffer.write(shown(message).encode(sys.stdout.encoding, "backslashreplace"))
-            sys.stdout.buffer.flush()
-        if self._directory is not None:
-            keep(message, self._directory)
+        with self._settling:
+            self._under_way += 1
+        try:
+            if sys.stdout is not None:
+                # In one call, so that no other thread's message comes into it.
+                sys.stdout.buffer.write(shown(message).encode(sys.stdout.encoding, "backslashreplace"))
+                sys.stdout.buffer.flush()
+            if self._directory is not None:
+                keep(message, self._directory)
+        finally:
+            with self._settling:
+                self._under_way -= 1
+                self._settling.notify_all()
+
+    def settle(self, patience: float) -> bool:
+        """Waits until no message is under way any more, at most so many seconds; whether that is so."""
+        with self._settling:
+            return self._settling.wait_for(lambda: not self._under_way, patience)
 
 
 def envelope(message: Message) -> list[str]:

@@ -8,10 +8,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reactor import Listener, Reactor
-from reactor.system import address_text, check_port
+from reactor.system import address_text
 from samples import chat, common
 from samples.chat import joining
-from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT
 from samples.webchat.server import Settings, serve
 from samples.webchat.view import WatchedLobby
 
@@ -27,10 +26,10 @@ EXAMPLES = """\
 
 def main(argv: Sequence[str] | None = None) -> int:
     description = "A chat with rooms in a browser, and for nc and telnet on a second port."
-    parser = common.parser("webchat", description, 8080, EXAMPLES, tls=True)
+    parser = common.parser("webchat", description, 8080, EXAMPLES)
     parser.add_argument(
         "--chat-port",
-        type=_port,
+        type=common.port,
         default=CHAT_PORT,
         metavar="PORT",
         help=f"TCP port for nc and telnet, on the same host ({CHAT_PORT}); 0 picks a free one",
@@ -43,26 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="URL",
         help="pages from there may connect, too; may be given several times (only our own page)",
     )
-    parser.add_argument(
-        "--line-limit", type=common.count, default=LINE_LIMIT, metavar="N", help=f"bytes in one line ({LINE_LIMIT})"
-    )
-    parser.add_argument(
-        "--queue-limit",
-        type=common.count,
-        default=QUEUE_LIMIT,
-        metavar="N",
-        help=f"bytes that may wait for a member who reads slowly; then they are dropped ({QUEUE_LIMIT})",
-    )
     joining.add_arguments(parser)
     args = parser.parse_args(argv)
-    others = joining.Joining(parser, args, args.line_limit)
-    return others.status(common.run_server(parser, args, _Servers(args, others)))
+    others = joining.Joining(parser, args)
+    return others.status(common.run_server(parser, args, _Servers(parser, args, others)))
 
 
 class _Servers:
     """Serves browsers where it is told to, and beside the first place those who have none."""
 
-    def __init__(self, args: argparse.Namespace, others: joining.Joining) -> None:
+    def __init__(self, parser: common.Parser, args: argparse.Namespace, others: joining.Joining) -> None:
+        self._parser = parser
         self._args = args
         self._others = others
         self._lobby = WatchedLobby()
@@ -95,14 +85,7 @@ class _Servers:
         """Once `listening on` was said."""
         assert self._chat is not None
         for address in self._chat.addresses:
-            print(f"chat for nc on {address_text(address)}", flush=True)
-
-
-def _port(word: str) -> int:
-    try:
-        return check_port(int(word))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"a port is a whole number from 0 to 65535, not {word!r}") from None
+            self._parser.say(f"chat for nc on {address_text(address)}")
 
 
 def _origin(word: str) -> str:

@@ -1,11 +1,8 @@
-"""Browsers in the lobby: who may connect, what each is told, and the page.
+"""Browsers in the lobby: who may connect, what each is told, and how they end.
 
 *Who may connect.* A WebSocket is not held back by a browser's same-origin policy: any page on the web could open one to
 this server, from inside the user's network. So `Origin` must be ours, or one that was allowed. Who sends none is no
 browser, and could send any.
-
-*What the page may do.* Its policy names the hashes of its own script and style, and lets it connect to where it came
-from; so even a line that got into the page as markup could neither run nor load anything.
 
 *How a member ends* is told to the room in words that fit the code of the Close frame (`_PARTED`). Whoever is ended
 leaves the lobby in the same breath: afterwards nobody tells them anything any more.
@@ -13,9 +10,6 @@ leaves the lobby in the same breath: afterwards nobody tells them anything any m
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -24,10 +18,10 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 
 import attrs
 
-from reactor import Listener, Options, Reactor, ReactorClosed, TimerHandle, Watermarks
+from reactor import Listener, Options, Reactor, ReactorClosed, TimerHandle
 from samples import web
 from samples.chat.rooms import Member
-from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT
+from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, for_members
 from samples.webchat.view import WatchedLobby, line_told, told
 from samples.webchat.websocket import GOING_AWAY, LOST, NO_STATUS, NORMAL, WebSocket, text_frame, upgrade
 
@@ -35,14 +29,16 @@ from samples.webchat.websocket import GOING_AWAY, LOST, NO_STATUS, NORMAL, WebSo
 _LINES_IN_A_MESSAGE = 4
 # Who is where is told at most so often: a storm of people coming costs each browser four messages a second.
 _LOOK_SECONDS = 0.25
-# As in the TCP chat (samples/chat/server.py).
-_SEND_BUFFER_BYTES = 64 * 1024
-_FLUSH, _FLUSH_TOTAL = 10.0, 30.0
 
 # What the others read when a WebSocket ended with that code; with any other, `was dropped: REASON`.
 _PARTED = {NORMAL: "left", GOING_AWAY: "left", NO_STATUS: "left", LOST: "lost the connection"}
 
 _PAGE = Path(__file__).with_name("page.html")
+_PAGE_FIELDS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-cache"),
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -205,12 +201,14 @@ def serve(
     """Takes what `Reactor.listen` takes, but for the factory. Give `chat.serve` the same `lobby`, and all meet."""
     chosen = Settings() if settings is None else settings
     site = _site(reactor, Board(reactor, WatchedLobby() if lobby is None else lobby), chosen)
-    options = _for_browsers(Options() if options is None else options, chosen.queue_limit)
+    options = for_members(Options() if options is None else options, chosen.queue_limit)
+    # Silence is a member's, not a connection's: pongs break it.
+    options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=None))
     return web.serve(reactor, site, *where, settings=web.Settings(early=site.refusal), options=options, **how)
 
 
 def _site(reactor: Reactor, board: Board, settings: Settings) -> web.Routes:
-    page = page_response(_PAGE.read_bytes())
+    page = web.page_response(_PAGE.read_bytes(), *_PAGE_FIELDS)
 
     def socket(request: web.Request) -> web.Answer:
         if not may_connect(request.fields, settings.origins):
@@ -218,15 +216,6 @@ def _site(reactor: Reactor, board: Board, settings: Settings) -> web.Routes:
         return upgrade(request, lambda: Guest(reactor, board, request, settings))
 
     return web.Routes({"/": {"GET": lambda _: page}, "/socket": {"GET": socket}})
-
-
-def _for_browsers(options: Options, queue_limit: int) -> Options:
-    return attrs.evolve(
-        options,
-        watermarks=Watermarks(high=queue_limit // 2),
-        sockets=attrs.evolve(options.sockets, send_buffer_bytes=_SEND_BUFFER_BYTES),
-        deadlines=attrs.evolve(options.deadlines, flush=_FLUSH, flush_total=_FLUSH_TOTAL, idle=None),
-    )
 
 
 def may_connect(fields: Mapping[str, str], origins: Collection[str] = ()) -> bool:
@@ -245,30 +234,3 @@ def may_connect(fields: Mapping[str, str], origins: Collection[str] = ()) -> boo
 def _where(url: SplitResult) -> tuple[str | None, int]:
     """ValueError for a port that is none, KeyError for a scheme that is not the web's."""
     return url.hostname, url.port or _DEFAULT_PORTS[url.scheme]
-
-
-def page_response(page: bytes) -> web.Response:
-    """The page, with a policy that lets nothing run but what is in it."""
-    policy = (
-        "default-src 'none'",
-        f"script-src {_hashes(page, b'script')}",
-        f"style-src {_hashes(page, b'style')}",
-        "connect-src 'self'",
-        "img-src data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-    fields = (
-        ("Content-Type", "text/html; charset=utf-8"),
-        ("Content-Security-Policy", "; ".join(policy)),
-        ("X-Content-Type-Options", "nosniff"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Cache-Control", "no-cache"),
-    )
-    return web.Response(200, fields, page)
-
-
-def _hashes(page: bytes, element: bytes) -> str:
-    found = re.findall(rb"<%s>(.*?)</%s>" % (element, element), page, re.DOTALL)
-    return " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'" for text in found)

@@ -187,7 +187,8 @@ class WebSocket(Protocol):
             self._parts = []
             self.end(TOO_BIG, f"a message has at most {self._message_limit} bytes")
             return
-        self._parts.append(part)  # type: ignore[arg-type]
+        if part:  # those without a byte count for nothing, and may come without end
+            self._parts.append(part)  # type: ignore[arg-type]
         if not event.message_finished:
             return
         parts, self._parts, self._size = self._parts, [], 0

@@ -99,10 +99,13 @@ def test_what_cannot_be_used_is_refused_in_one_line(capsys, arguments):
         ("echo", ["--port", "0", "--host", "nowhere.invalid"]),
         ("echo", ["--unix", "/nonexistent/socket"]),
         ("echo", ["--fd", "77"]),
+        ("embedding.guest", ["--port", "70000"]),
         ("chat", ["--line-limit", "none"]),
         ("chat", ["--queue-limit", "-5"]),
         ("chat", ["--connect", "7001"]),
         ("chat", ["--connect", "127.0.0.1:high"]),
+        ("chat", ["--connect", "127.0.0.1:0"]),
+        ("chat", ["--connect", "[]:7001"]),
         ("chat", ["--connect", "127.0.0.1:7001", "--port", "0"]),
         ("exchange", ["--connect", "unix:"]),
         ("exchange", ["a request for nobody"]),
@@ -118,11 +121,15 @@ def test_each_sample_refuses_in_one_line(run, name, arguments):
     refusal(run, name, *arguments)
 
 
-def test_an_address_in_use_is_named(run):
-    """The line says which address."""
+@pytest.mark.parametrize("name", ["echo", "embedding.asyncio_host", "embedding.guest"])
+def test_an_address_in_use_is_named(run, name):
+    """One line says which address, with exit status 2."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert f"127.0.0.1:{port}: Address already in use" in refusal(run, "echo", "--port", str(port))
+        sample = run(name, "--port", str(port))
+        assert sample.ended() == 2
+        assert sample.errors.endswith(f"cannot listen on 127.0.0.1:{port}: Address already in use\n")
+        assert sample.errors.count("\n") == 1
 
 
 def test_a_poller_named_by_the_environment_is_checked_as_well():
@@ -237,6 +244,16 @@ def test_help_has_every_option_and_examples(run, name):
         assert f"--{option} " in text
     assert "examples:\n  python -m samples." in text
     assert "exit status:" in text
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("echo", "never"), ("files", "60"), ("smtpsink", "300")])
+def test_help_tells_how_long_silence_is_borne(run, name, seconds):
+    """Each sample's own default, and not another's."""
+    if name == "files":
+        pytest.importorskip("h11")
+    sample = run(name, "--help")
+    assert sample.ended() == 0
+    assert f"end who is silent for so long ({seconds})" in " ".join(sample.output.decode().split())
 
 
 @pytest.mark.parametrize("name", SAMPLES)

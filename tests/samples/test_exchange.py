@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import signal
 import socket
 import subprocess
 
@@ -107,3 +109,16 @@ def test_a_request_under_way_is_finished_while_draining(run):
         client.shutdown(socket.SHUT_WR)
         assert read_to_end(client) == reply_to(b"one two")
     assert server.ended() == 0
+
+
+def test_a_client_whose_output_nobody_reads_ends_on_a_signal(run, server, tmp_path):
+    """It waits for its reader without being deaf: the drain's deadline ends it, and it tells what was not shown."""
+    path = tmp_path / "request"
+    path.write_bytes(b"x" * 1_000_000)  # the reply is far more than a pipe holds
+    with open(path, "rb") as stdin:
+        where = f"127.0.0.1:{server.port()}"
+        client = run("exchange", "--connect", where, "--drain-timeout", "0.1", stdin=stdin)
+    client.read_until(b"XXX")
+    client.process.send_signal(signal.SIGTERM)
+    assert client.process.wait(PATIENCE) == 1
+    assert re.fullmatch(r"python -m samples\.exchange: .*[1-9]\d* bytes that came were not shown\n", client.errors)

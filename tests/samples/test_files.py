@@ -24,7 +24,7 @@ import pytest
 import trustme
 
 from reactor import Deadlines, Listener, Options, Reactor
-from reactor.testing import SimulatedSystem
+from reactor.testing import Link, SimulatedSystem
 from samples.files import conditions, listing, ranges
 from samples.files.command import main
 from samples.files.conditions import Validators
@@ -502,6 +502,13 @@ def test_a_fresh_file_has_a_weak_tag(root: Path):
 def test_a_time_in_the_future_is_not_told(root: Path):
     """Last-Modified is never later than Date (RFC 9110, 8.8.2.1)."""
     assert conditions.validators_of(stat_of(root / "a.txt", NOW + 5000), NOW).modified == NOW
+
+
+def test_a_time_before_all_calendars_is_told_as_the_oldest(root: Path):
+    """Some file systems take the year -1199, which no HTTP date can say; others the oldest that they have."""
+    ancient = conditions.validators_of(stat_of(root / "a.txt", -99_999_999_999.0), NOW)
+    assert ancient.modified == 0
+    assert conditions.format_date(ancient.modified) == "Thu, 01 Jan 1970 00:00:00 GMT"
 
 
 # Listings
@@ -990,6 +997,26 @@ def test_an_idle_connection_ends(pages: Site, asked_for: float | None, seconds: 
         assert peer.data.endswith(b"0123456789")
 
 
+def test_who_reads_slowly_is_not_idle(root: Path, pages: Site):
+    """What waits in the kernel for longer than an idle time is still being read; then comes the next answer."""
+    (root / "big").write_bytes(b"x" * 300_000)
+    system = SimulatedSystem(seed=1, link=Link(receive_buffer_bytes=4096, send_buffer_bytes=400_000))
+    with Reactor(system=system) as reactor:
+        options = Options(deadlines=Deadlines(idle=60.0))
+        slow = system.peer(serve(reactor, "127.0.0.1", 0, site=pages, options=options).addresses[0])
+        slow.stop_reading()
+        slow.send(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(14):
+            system.run(reactor, 30.0)
+            slow.read(20_000)
+        slow.resume_reading()
+        slow.send(b"GET /a.txt HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        system.run(reactor, 10.0)
+        assert slow.data.endswith(b"0123456789")
+        assert slow.ending == "EOF"
+        slow.close()
+
+
 def test_a_request_that_never_becomes_whole_is_cut_off(pages: Site):
     """A byte each second keeps a connection for ten of them, not for ever."""
     system = SimulatedSystem(seed=1)
@@ -1211,10 +1238,11 @@ def refused(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
-def test_who_comes_when_descriptors_are_few_waits_in_line(run, root: Path):
-    """As many are let in as can have a file each: nobody is told 503."""
+@pytest.mark.parametrize("asked_for", ["", " --max-connections 1000"])
+def test_who_comes_when_descriptors_are_few_waits_in_line(run, root: Path, asked_for: str):
+    """As many are let in as can have a file each, whatever was asked for: nobody is told 503."""
     (root / "file").write_bytes(bytes(8_000_000))
-    command = f"ulimit -n 40; exec {sys.executable} -W error -m samples.files {root} --port 0"
+    command = f"ulimit -n 40; exec {sys.executable} -W error -m samples.files {root} --port 0{asked_for}"
     server = run("files", command=["sh", "-c", command])
     request = b"GET /file HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     with contextlib.ExitStack() as stack:

@@ -610,7 +610,7 @@ def test_a_client_program_ends_although_it_is_monitored(reactor):
 
 def test_a_silent_visitor_keeps_nobody_waiting(reactor, monkeypatch):
     """Somebody who is connected to the monitor and asks nothing is ended in order as well."""
-    monkeypatch.setattr("samples.web._LET_IN_SECONDS", BEAT)
+    monkeypatch.setattr("samples.web.connection._LET_IN_SECONDS", BEAT)
     looker = Looker(reactor)
     reactor.call_later(5 * BEAT, len, ())
     visitor = Browser(looker, silent=True)
@@ -930,6 +930,14 @@ def test_ps_tells_when_nobody_answers(capsys):
         port = unused.getsockname()[1]
         assert main(["ps", f"127.0.0.1:{port}"]) == 1
     assert capsys.readouterr().err == f"python -m samples.monitor ps: 127.0.0.1:{port}: Connection refused\n"
+
+
+def test_ps_tells_when_no_host_can_have_that_name(capsys):
+    """A label has at most 63 letters: one line on stderr, status 1."""
+    assert main(["ps", "a" * 64 + ":8090"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"python -m samples.monitor ps: {'a' * 64}:8090: ")
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize(

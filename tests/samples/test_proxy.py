@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from reactor import Deadlines, Limits, Options, Reactor
 from reactor.testing import DescriptorLimit, Fault, Link, SimulatedSystem
+from samples.common import pairs
 from samples.proxy import Health, Route, main, serve
 from samples.proxy.header import MOST_BYTES, Header, Malformed, build, parse
-from samples.proxy.health import most_callers
 from tests.helpers import Peer, Recorder, Server, turn_until
 from tests.samples.processes import read_to_end, wait_for
 from tests.test_tls import TLSPeer, authority, certificate, client_context, server_context
@@ -496,7 +496,7 @@ def test_a_caller_is_reset_when_there_is_never_a_descriptor(caplog):
 
 def test_no_more_callers_are_let_in_than_can_have_an_upstream(monkeypatch):
     """Each needs two descriptors: the others wait in the kernel's queue, whatever was asked for."""
-    monkeypatch.setattr("samples.proxy.server.most_callers", lambda: 2)
+    monkeypatch.setattr("resource.getrlimit", lambda which: (36, 36))
     with World(options=Options(limits=Limits(connections=5))) as world:
         callers = [world.caller() for _ in range(3)]
         world.run()
@@ -515,7 +515,8 @@ def test_the_descriptor_limit_is_shared_out_in_pairs(monkeypatch):
     """What the process needs for itself is left; at least one caller is always let in."""
     for soft, most in ((1024, 496), (20, 1), (-1, None)):
         monkeypatch.setattr("resource.getrlimit", lambda which, soft=soft: (soft, soft))
-        assert most_callers() == most
+        assert pairs(None, 32) == most
+        assert pairs(400, 32) == min(400, most or 400)
 
 
 def test_a_caller_let_in_while_draining_is_served():
@@ -1138,7 +1139,7 @@ REFUSED = {
     ("--to", "localhost:0"): "nobody can be called at port 0",
     ("--to", "localhost:1", "--to-ca", "x"): "--to-ca and --to-name need --to-tls",
     ("--to", "localhost:1", "--to-tls", "--to-ca", "/nowhere"): "--to-ca /nowhere: No such file or directory",
-    ("--to", "localhost:1", "--to-tls", "--to-ca", __file__): "no certificates in PEM",
+    ("--to", "localhost:1", "--to-tls", "--to-ca", __file__): "not certificates in PEM",
     ("--to", "unix:/x", "--to-tls"): "needs --to-name",
     ("--to", "localhost:1", "--send-proxy", "v3"): "invalid choice: 'v3'",
     ("--to", "localhost:1", "--connect-timeout", "0"): "zero seconds",

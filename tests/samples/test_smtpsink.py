@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 import smtplib
 import socket
 import ssl
@@ -752,6 +753,18 @@ def test_many_clients_at_once_get_their_messages_through(run, tmp_path):
     assert len(parts) == len(files(tmp_path)) == 12
     assert all(part.endswith("------------ END MESSAGE ------------\n") for part in parts)
     assert server.stop() == 0
+
+
+def test_a_drain_ends_although_nobody_reads_what_is_printed(run):
+    """A message that is stuck in a full pipe is lost, and told; it holds up neither the drain nor the program's end."""
+    server = run("smtpsink", "--port", "0", "--drain-timeout", "0.1")
+    with socket.create_connection(("127.0.0.1", server.port()), PATIENCE) as client:
+        client.sendall(b"EHLO me\r\nMAIL FROM:<a@b>\r\nRCPT TO:<c@d>\r\nDATA\r\n")
+        client.sendall((b"x" * 900 + b"\r\n") * 300 + b".\r\n")  # more than a pipe holds
+        server.read_until(b"MESSAGE FOLLOWS")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(PATIENCE) == 1
+    assert "stuck on its way to stdout" in server.errors
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -200,8 +200,8 @@ def test_a_key_that_may_not_be_read_is_named(capsys, files, monkeypatch):
     assert message == f"python -m samples.exchange: --tls-key {files.key}: Permission denied\n"
 
 
-def test_a_sample_without_tls_does_not_take_its_options(run):
-    """What a sample's protocol has no use for is an unknown option there."""
+def test_what_a_sample_has_no_use_for_is_an_unknown_option(run):
+    """A chat's members must know of each other, so it takes no workers."""
     sample = run("chat", "--port", "0", "--workers", "2")
     assert sample.ended() == 2
     assert "unrecognized arguments: --workers 2" in sample.errors

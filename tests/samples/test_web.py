@@ -163,6 +163,14 @@ REFUSED = {
     "endless fields": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4000, 431),
     "one endless field": (b"GET / HTTP/1.1\r\nHost: a\r\nA: " + b"b" * 20_000, 431),
     "many fields at once": (b"GET / HTTP/1.1\r\nHost: a\r\n" + b"A: b\r\n" * 4000 + b"\r\n", 431),
+    "two ends of one body": (
+        get("/", "Content-Length: 5", "Transfer-Encoding: chunked", method="POST", body=b"0\r\n\r\n"),
+        400,
+    ),
+    "chunks in HTTP/1.0": (
+        get("/", "Transfer-Encoding: chunked", method="POST", version="1.0", body=b"0\r\n\r\n"),
+        400,
+    ),
     "another transfer coding": (get("/", "Transfer-Encoding: gzip", method="POST"), 501),
     "another version": (b"PRI * HTTP/2.0\r\n\r\n", 505),
 }
@@ -351,6 +359,26 @@ def test_a_slow_reader_is_not_idle():
         slow.close()
 
 
+def test_a_slow_reader_may_ask_ahead():
+    """The next request's time begins when it can be read: not while the answer before it is still being taken."""
+    system = SimulatedSystem(link=Link(receive_buffer_bytes=4096))
+    options = Options(watermarks=Watermarks(high=1000))
+    with Reactor(system=system) as loop, Place(loop, options=options) as place:
+        slow = system.peer(place.listener.addresses[0])
+        slow.stop_reading()
+        slow.send(get("/big"))
+        system.run(loop, 1.0)
+        slow.send(get("/", "Connection: close"))
+        for _ in range(14):
+            system.run(loop, 30.0)
+            slow.read(20_000)
+        slow.resume_reading()
+        system.run(loop, 10.0)
+        assert [content for _, _, content in answers(slow.data, "GET", "GET")] == [b"x" * 300_000, b"hello "]
+        assert slow.ending == "EOF"
+        slow.close()
+
+
 # Backpressure
 
 
@@ -526,6 +554,16 @@ def test_an_upgrade_hands_the_connection_over(place):
     head, _, rest = bytes(peer.data).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     assert rest == b"HELLO THERE"
+
+
+def test_an_upgrade_with_much_behind_it_is_read_on(place):
+    """What came ahead of its turn held up reading; now it is the other protocol's, and so is what follows."""
+    peer = place.asked(get("/upgrade", "Connection: upgrade", "Upgrade: loud", body=b"a" * 20_000))
+    turn_until(place.reactor, lambda: place.upgraded)
+    peer.send(b"and more")
+    peer.fin()
+    assert peer.read_to_end() == "EOF"
+    assert peer.data.endswith(b"A" * 20_000 + b"AND MORE")
 
 
 def test_the_deadlines_of_requests_are_over_with_the_request(loop):

@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from urllib.parse import urlencode
@@ -28,7 +29,8 @@ from reactor import Reactor
 from reactor.testing import Grammar, Link, OneAtATime, ShortReads, ShortWrites, SimulatedSystem, TryAgain
 from samples import chat, web
 from samples.chat.rooms import Member
-from samples.webchat.server import Settings, may_connect, page_response, serve
+from samples.webchat import websocket
+from samples.webchat.server import Settings, may_connect, serve
 from samples.webchat.view import MOST_NAMES, WatchedLobby, line_told
 from samples.webchat.websocket import CLOSE_SECONDS, PING_SECONDS, WebSocket, text_frame, upgrade
 from tests.samples.processes import ROOT
@@ -312,6 +314,20 @@ def test_some_pasted_lines_are_some_lines():
         assert ann.told("heard") == [{"count": 1}]
 
 
+def test_what_one_browser_makes_wait_in_one_turn_is_bounded():
+    """Each `/list` is answered with more than it is; a small read bounds how many of them one turn answers."""
+    with Chat() as room:
+        eve = room.browser("eve")
+        eve.peer.send(b"".join(frame(1, b"/list\n" * 1000) for _ in range(10)))
+        (connection,) = room.reactor.connections
+        most = 0
+        while eve.closed is None and room.system.now < 60:
+            room.reactor.run_once(1.0)
+            most = max(most, connection.get_write_buffer_size())
+        assert most < 256 * 1024
+        assert eve.closed[0] == 1008
+
+
 # Ends
 
 
@@ -346,6 +362,25 @@ BROKEN = {
     "a Close with no code's number": (frame(8, b"\x00\x05"), 1002),
     "a Close with a reason in no UTF-8": (frame(8, b"\x03\xe8\xff"), 1007),
 }
+
+
+def test_a_message_in_endless_empty_parts_is_not_kept():
+    """Parts without a byte never reach the limit of a message; nothing is held for them, and the message is whole."""
+    with Chat() as room:
+        eve = room.browser("eve")
+        eve.peer.send(frame(1, b"o", fin=False))
+        tracemalloc.start()
+        try:
+            eve.peer.send(frame(0, fin=False) * 5_000)
+            room.run(1.0)
+            snapshot = tracemalloc.take_snapshot()
+        finally:
+            tracemalloc.stop()
+        ours = snapshot.filter_traces([tracemalloc.Filter(True, websocket.__file__)])
+        assert sum(trace.size for trace in ours.traces) < 10_000
+        eve.peer.send(frame(0, b"k"))
+        room.run(1.0)
+        assert eve.said == ["<eve> ok"]
 
 
 @pytest.mark.parametrize("what", BROKEN)
@@ -642,7 +677,7 @@ def test_no_extension_is_agreed_on():
 
 def test_the_page_loads_and_runs_nothing_but_itself():
     """Its policy has the hashes of what is in it; no other address is in it, and nothing makes markup of text."""
-    response = page_response(PAGE)
+    response = web.page_response(PAGE)
     fields = dict(response.fields)
     policy = dict(part.split(" ", 1) for part in fields["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
@@ -653,7 +688,7 @@ def test_the_page_loads_and_runs_nothing_but_itself():
     assert set(re.findall(r"https?://[^\s'\"]+", page)) <= {"http://www.w3.org/2000/svg"}
     for dangerous in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", " style=", "onclick="):
         assert dangerous not in page
-    changed = page_response(PAGE.replace(b"connect();\n</script>", b"alert();\n</script>"))
+    changed = web.page_response(PAGE.replace(b"connect();\n</script>", b"alert();\n</script>"))
     assert dict(changed.fields)["Content-Security-Policy"] != fields["Content-Security-Policy"]
 
 

@@ -1,7 +1,4 @@
-"""HTTP/1.1 for samples: h11 reads and writes the protocol, this joins it to a connection, and a *site* answers.
-
-A site is a function from a `Request` to a `Response`; or to a `Stream`, whose content is written as time goes by; or to
-an `Upgrade`, which hands the connection over to another protocol. `Routes` makes a site of a table.
+"""One HTTP/1.1 connection: h11 makes requests of its bytes and bytes of answers; what is answered, the site says.
 
 *In order.* Answers go out in the order of the requests. While one is not complete, or while too much of it waits for
 the peer, the next request waits, and what the peer sends ahead of its turn is bounded.
@@ -18,205 +15,26 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from email.utils import formatdate
 from enum import Enum
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any
-from typing import Protocol as Interface
 
 import attrs
 import h11
 
-from reactor import Connection, Listener, Options, Protocol, Reactor, TimerHandle, WriteAfterEnd
+from reactor import Connection, Listener, Options, Protocol, Reactor, TimerHandle
 from reactor.options import KiB
 from reactor.system import address_text
+from samples.web.heads import Settings, announced, request_of, unreadable, wrong_in
+from samples.web.messages import Fields, Piece, Request, Response, Site, Stream, Upgrade, say
 
 logger = logging.getLogger("samples.web")
 
-Fields = tuple[tuple[str, str], ...]
-
-
-@attrs.frozen(eq=False)
-class Request:
-    """What was asked. Names in `fields` are in lower case; several fields of one name are joined by commas."""
-
-    method: str
-    target: str
-    fields: Mapping[str, str]
-    body: bytes = b""
-
-    @property
-    def path(self) -> str:
-        """The target's path, still percent-encoded; of an absolute target (RFC 9112, 3.2.2) as well."""
-        path = self.target.partition("?")[0]
-        scheme, mark, rest = path.partition("://")
-        return f"/{rest.partition('/')[2]}" if mark and scheme.lower() in ("http", "https") else path
-
-    @property
-    def query(self) -> str:
-        """What follows the target's question mark."""
-        return self.target.partition("?")[2]
-
-
-class Piece(Interface):
-    """Content that is not in memory: some of an open file, say."""
-
-    def __len__(self) -> int: ...
-
-    def send(self, connection: Connection) -> None:
-        """Called once in its turn: queues exactly `len` bytes on the connection."""
-
-    def close(self) -> None:
-        """Called once, instead of `send`: it is not wanted (HEAD)."""
-
-
-@attrs.frozen(eq=False)
-class Response:
-    """A whole answer. To HEAD it is as to GET; the content is then left out. Date and Content-Length are added."""
-
-    status: int = 200
-    fields: Fields = ()
-    content: bytes | Sequence[bytes | Piece] = b""
-
-    @property
-    def pieces(self) -> Sequence[bytes | Piece]:
-        """The content, in pieces."""
-        return (self.content,) if isinstance(self.content, bytes) else self.content
-
-
-class Stream:
-    """An answer whose content is written as time goes by: server-sent events, say. Subclass it; a site returns one.
-
-    `opened` is called once the head is on its way, then `write` and `end` may be, at any time. If the peer goes before
-    the end, `gone` is called, once; afterwards, as after `end`, `write` raises WriteAfterEnd.
-    """
-
-    def __init__(self, status: int = 200, fields: Fields = ()) -> None:
-        self.status = status
-        self.fields = fields
-        self._http: Http | None = None
-
-    def write(self, data: bytes) -> None:
-        """Sends a chunk, or queues it."""
-        if self._http is None:
-            raise WriteAfterEnd(f"write() of {len(data)} bytes refused: {self!r} is not open")
-        self._http.write_chunk(data)
-
-    def end(self) -> None:
-        """The content is complete. Again, or when the peer has gone, does nothing."""
-        if self._http is not None:
-            http, self._http = self._http, None
-            http.end_stream()
-
-    def abort(self) -> None:
-        """Cuts it off, visibly, with a reset; calls `gone`."""
-        if self._http is not None:
-            self._http.connection.abort()
-            self.lose()
-
-    def opened(self) -> None:
-        """The head was written. The default does nothing."""
-
-    def gone(self) -> None:
-        """The peer has gone, by FIN or by reset, or was cut off. The default does nothing."""
-
-    def pause_writing(self) -> None:
-        """More than the high watermark waits for a peer who reads too slowly. The default aborts: they can ask anew."""
-        self.abort()
-
-    def resume_writing(self) -> None:
-        """No more than the low watermark waits."""
-
-    def draining(self) -> None:
-        """The reactor drains. The default ends the content."""
-        self.end()
-
-    def open(self, http: Http) -> None:
-        """Called by `Http`, once."""
-        self._http = http
-        self.opened()
-
-    def lose(self) -> None:
-        """Called by `Http` when the peer has gone."""
-        if self._http is not None:
-            self._http = None
-            self.gone()
-
-
-@attrs.frozen(eq=False)
-class Upgrade:
-    """The connection belongs to `protocol` from now on, which writes the 101 itself (RFC 9110, 7.8).
-
-    It is told `connection_made`, then what the peer has sent already. Only for a request that asked for an upgrade.
-    """
-
-    protocol: Protocol
-
-
-Answer = Response | Stream | Upgrade
-Site = Callable[[Request], Answer]
-
-KNOWN_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT"})
-
-
-# It may repeat what a client sent, so it must never be taken for a page.
-_TEXT = (("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff"))
-
-
-def say(status: int, why: str, *fields: tuple[str, str]) -> Response:
-    """A line of text, mostly about what is wrong."""
-    text = f"{status} {HTTPStatus(status).phrase}: {why}\n".encode()
-    return Response(status, (*_TEXT, *fields), text)
-
-
-class Routes:
-    """A site by a table: path, then method. HEAD is answered as GET; 404, 405 and 501 for what is not there."""
-
-    def __init__(self, table: Mapping[str, Mapping[str, Site]]) -> None:
-        self._table = table
-
-    def __call__(self, request: Request) -> Answer:
-        return self.refusal(request) or self._site(request)(request)
-
-    def refusal(self, request: Request) -> Response | None:
-        """What is wrong with the path or the method. Good for `Settings.early`: no body is waited for then."""
-        if request.method not in KNOWN_METHODS:
-            return say(501, "that method is not known")
-        methods = self._table.get(request.path)
-        if methods is None:
-            return say(404, "there is nothing under that name")
-        allowed = [*methods, *(["HEAD"] if "GET" in methods else [])]
-        if request.method not in allowed:
-            return say(405, "not with that method", ("Allow", ", ".join(allowed)))
-        return None
-
-    def _site(self, request: Request) -> Site:
-        methods = self._table[request.path]
-        return methods["GET" if request.method == "HEAD" and "HEAD" not in methods else request.method]
-
-
-@attrs.frozen(kw_only=True)
-class Settings:
-    """How much, and how long. Sizes in bytes, times in seconds."""
-
-    # Request line and fields together. Browsers with many cookies come near 8 KiB; nginx and Apache allow as much.
-    head_bytes: int = 16 * KiB
-    # RFC 9112, 3: at least 8000.
-    target_bytes: int = 8000
-    # More than that is answered 413.
-    body_bytes: int = 64 * KiB
-    # From a head's first byte (of the first head: from the connection's begin) to its last. A second is usual.
-    head_seconds: float = 10.0
-    # From the head's end to the body's: the allowed size over a slow line.
-    body_seconds: float = 30.0
-    # Without a request. Browsers keep theirs for a minute or two, and ask anew when it has gone.
-    idle_seconds: float = 60.0
-    # Asked when a body is coming and nothing of it was read: what this returns is the answer, None goes on.
-    early: Callable[[Request], Response | None] | None = None
-
-
+# A few hundred pipelined requests.
+_READ_BYTES = 64 * KiB
 # Whoever was let in by a drain may have asked already; it only was not read yet.
 _LET_IN_SECONDS = 1.0
 
@@ -235,6 +53,11 @@ class Http(Protocol):
         self._reactor = reactor
         self._site = site
         self._settings = settings
+        self._patience = {
+            _Phase.IDLE: settings.idle_seconds,
+            _Phase.HEAD: settings.head_seconds,
+            _Phase.BODY: settings.body_seconds,
+        }
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.head_bytes)
         self._phase = _Phase.HEAD
         self._request: Request | None = None
@@ -257,7 +80,7 @@ class Http(Protocol):
         self._enter(_Phase.HEAD)
 
     def data_received(self, data: bytes) -> None:
-        if self._phase is _Phase.IDLE:
+        if self._phase is _Phase.IDLE and not self._held:
             self._enter(_Phase.HEAD)
         self._http.receive_data(data)
         self._ahead += len(data)
@@ -311,7 +134,8 @@ class Http(Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as exc:
-                self._refuse(*self._what_is_wrong(exc))
+                unread, in_head = self._http.trailing_data[0], self._request is None
+                self._refuse(*unreadable(exc, unread, self._settings, in_head=in_head))
                 return
             if type(event) is h11.Request:
                 self._take_head(event)
@@ -329,45 +153,26 @@ class Http(Protocol):
     def _is_waiting(self) -> bool:
         return self._held or self._phase is _Phase.ANSWER
 
-    def _what_is_wrong(self, exc: h11.RemoteProtocolError) -> tuple[int, str]:
-        """h11 cannot tell a target that is too long from fields that are."""
-        if exc.error_status_hint != 431:
-            return exc.error_status_hint, str(exc)
-        in_first_line = b"\n" not in self._http.trailing_data[0].lstrip(b"\r\n")
-        if in_first_line and self._request is None:
-            return 414, f"the target has more than {self._settings.target_bytes} bytes"
-        return 431, f"the fields have more than {self._settings.head_bytes} bytes"
-
     def _take_head(self, event: h11.Request) -> None:
-        fields: dict[str, str] = {}
-        for raw_name, raw_value in event.headers:
-            name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
-            fields[name] = f"{fields[name]}, {value}" if name in fields else value
-        if event.http_version < b"1.1":
-            fields.pop("upgrade", None)  # RFC 9110, 7.8
-        target, settings = event.target.decode("ascii"), self._settings
-        self._request = request = Request(event.method.decode("ascii"), target, fields)
-        length = int(fields.get("content-length", "0"))
-        if len(target) > settings.target_bytes:
-            self._refuse(414, f"the target has more than {settings.target_bytes} bytes")
-        elif sum(len(name) + len(value) + 4 for name, value in event.headers) > settings.head_bytes:
-            self._refuse(431, f"the fields have more than {settings.head_bytes} bytes")
-        elif not event.http_version.startswith(b"1."):
-            self._refuse(505, "HTTP/1.1 is spoken here")
-        elif fields.get("expect", "100-continue").lower() != "100-continue":
-            self._refuse(417, "only 100-continue can be expected here")
-        elif length or "transfer-encoding" in fields:
-            early = None if settings.early is None else settings.early(request)
-            if early is not None:
-                self._respond(early, last=True)
-            elif length > settings.body_bytes:
-                self._refuse_body()
-            else:
-                if self._http.they_are_waiting_for_100_continue:
-                    self.connection.write(
-                        self._http.send(h11.InformationalResponse(status_code=100, headers=[], reason="Continue"))
-                    )
-                self._enter(_Phase.BODY)
+        self._request = request = request_of(event)
+        wrong = wrong_in(event, request, self._settings)
+        if wrong is not None:
+            self._refuse(*wrong)
+        elif announced(request) != 0:
+            self._expect_body(request)
+
+    def _expect_body(self, request: Request) -> None:
+        settings, length = self._settings, announced(request)
+        early = None if settings.early is None else settings.early(request)
+        if early is not None:
+            self._respond(early, last=True)
+        elif length is not None and length > settings.body_bytes:
+            self._refuse_body()
+        else:
+            if self._http.they_are_waiting_for_100_continue:
+                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+                self.connection.write(self._http.send(go_on))
+            self._enter(_Phase.BODY)
 
     def _take_body(self, data: bytes) -> None:
         self._body += data
@@ -487,9 +292,8 @@ class Http(Protocol):
         self._enter(_Phase.ANSWER)
         self._stream = stream
         stream.open(self)
-        if (
-            self._stream is not None and self._http.trailing_data[1]
-        ):  # its FIN came while an earlier answer was being read
+        already_ended = self._http.trailing_data[1]  # the FIN came while an earlier answer was being read
+        if already_ended and self._stream is not None:
             self._stop_stream()
 
     def _stop_stream(self) -> None:
@@ -506,6 +310,11 @@ class Http(Protocol):
         self._stream = None
         self.connection.write(self._http.send(h11.EndOfMessage()))
         self._reactor.call_soon(self._after_stream)
+
+    def abort_stream(self) -> None:
+        """For the open stream."""
+        self.connection.abort()
+        self._lose_stream()
 
     def _after_stream(self) -> None:
         if not self.connection.is_closing():
@@ -524,9 +333,10 @@ class Http(Protocol):
         assert "upgrade" in request.fields, "nobody asked for it"
         self._enter(_Phase.ANSWER)
         self._log(101, "-")
+        already, ended = self._http.trailing_data
+        self._ahead = 0  # nothing waits here any more
         self.connection.set_protocol(protocol)
         protocol.connection_made(self.connection)
-        already, ended = self._http.trailing_data
         if already and not self.connection.is_closing():
             protocol.data_received(already)
         if ended and not self.connection.is_closing() and not protocol.eof_received():
@@ -541,14 +351,9 @@ class Http(Protocol):
     def _enter(self, phase: _Phase, seconds: float | None = None) -> None:
         self._stop_clock()
         self._phase = phase
-        if phase is _Phase.IDLE:
-            seconds = self._settings.idle_seconds
-        elif phase is _Phase.HEAD:
-            seconds = self._settings.head_seconds if seconds is None else seconds
-        elif phase is _Phase.BODY:
-            seconds = self._settings.body_seconds
-        if seconds is not None:
-            self._deadline = self._reactor.call_later(seconds, self._too_late)
+        if phase is not _Phase.ANSWER:
+            patience = self._patience[phase] if seconds is None else seconds
+            self._deadline = self._reactor.call_later(patience, self._too_late)
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:
@@ -588,5 +393,6 @@ def serve(
     chosen = Settings() if settings is None else settings
     given = Options() if options is None else options
     # What is read at once bounds how much a peer can ask for in one turn.
-    options = attrs.evolve(given, limits=attrs.evolve(given.limits, read_bytes=64 * KiB))
+    most = min(given.limits.read_bytes, _READ_BYTES)
+    options = attrs.evolve(given, limits=attrs.evolve(given.limits, read_bytes=most))
     return reactor.listen(lambda: Http(reactor, site, chosen), *where, options=options, **how)

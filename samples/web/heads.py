@@ -1,0 +1,85 @@
+"""A request's head as h11 read it: what it asks, and what is wrong with it. No sockets, no time.
+
+What is wrong is a status and the reason in words. Whoever asked is told so once, and the connection ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+import h11
+
+from reactor.options import KiB
+from samples.web.messages import Request, Response
+
+Wrong = tuple[int, str]
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """How much, and how long. Sizes in bytes, times in seconds."""
+
+    # Request line and fields together. Browsers with many cookies come near 8 KiB; nginx and Apache allow as much.
+    head_bytes: int = 16 * KiB
+    # RFC 9112, 3: at least 8000.
+    target_bytes: int = 8000
+    # More than that is answered 413.
+    body_bytes: int = 64 * KiB
+    # From a head's first byte (of the first head: from the connection's begin) to its last. A second is usual.
+    head_seconds: float = 10.0
+    # From the head's end to the body's: the allowed size over a slow line.
+    body_seconds: float = 30.0
+    # Without a request. Browsers keep theirs for a minute or two, and ask anew when it has gone.
+    idle_seconds: float = 60.0
+    # Asked when a body is coming and nothing of it was read: what this returns is the answer, None goes on.
+    early: Callable[[Request], Response | None] | None = None
+
+
+def request_of(event: h11.Request) -> Request:
+    """What the head asks; the body is not there yet."""
+    fields: dict[str, str] = {}
+    for raw_name, raw_value in event.headers:
+        name, value = raw_name.decode("ascii"), raw_value.decode("latin-1")
+        fields[name] = f"{fields[name]}, {value}" if name in fields else value
+    if event.http_version < b"1.1":
+        fields.pop("upgrade", None)  # RFC 9110, 7.8
+    return Request(event.method.decode("ascii"), event.target.decode("ascii"), fields)
+
+
+def wrong_in(event: h11.Request, request: Request, settings: Settings) -> Wrong | None:
+    """What is wrong with a head that h11 could read, and that asks `request`."""
+    fields = request.fields
+    if len(request.target) > settings.target_bytes:
+        return _target_too_long(settings)
+    if sum(len(name) + len(value) + 4 for name, value in event.headers) > settings.head_bytes:
+        return _fields_too_long(settings)
+    if not event.http_version.startswith(b"1."):
+        return 505, "HTTP/1.1 is spoken here"
+    if "transfer-encoding" in fields and ("content-length" in fields or event.http_version < b"1.1"):
+        # RFC 9112, 6.1: whoever is between us and the client may see the end of the request elsewhere than we do.
+        return 400, "Transfer-Encoding goes neither with Content-Length nor with HTTP/1.0"
+    if fields.get("expect", "100-continue").lower() != "100-continue":
+        return 417, "only 100-continue can be expected here"
+    return None
+
+
+def announced(request: Request) -> int | None:
+    """How many bytes of content will come; None: in chunks, and only the last one will tell."""
+    return None if "transfer-encoding" in request.fields else int(request.fields.get("content-length", "0"))
+
+
+def unreadable(exc: h11.RemoteProtocolError, unread: bytes, settings: Settings, *, in_head: bool) -> Wrong:
+    """What is wrong with `unread`, of which h11 makes nothing. A long target and long fields are the same to it."""
+    if exc.error_status_hint != 431:
+        return exc.error_status_hint, str(exc)
+    in_first_line = in_head and b"\n" not in unread.lstrip(b"\r\n")
+    return _target_too_long(settings) if in_first_line else _fields_too_long(settings)
+
+
+def _target_too_long(settings: Settings) -> Wrong:
+    return 414, f"the target has more than {settings.target_bytes} bytes"
+
+
+def _fields_too_long(settings: Settings) -> Wrong:
+    return 431, f"the fields have more than {settings.head_bytes} bytes"
