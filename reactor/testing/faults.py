@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reactor.pollers import READ, WRITE
-from reactor.testing.sockets import Listening, StreamSocket, TcpSocket
+from reactor.testing.sockets import Listening, StreamSocket
+from reactor.testing.tcp import TcpSocket
 
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem

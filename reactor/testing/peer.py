@@ -15,7 +15,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reactor.pollers import READ
-from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, TcpSocket, UnixSocket
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket
+from reactor.testing.tcp import TcpSocket
+from reactor.testing.unix import UnixSocket
 
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem

@@ -41,9 +41,9 @@ from reactor.testing.faults import (
 from reactor.testing.grammar import Grammar
 from reactor.testing.kernel import SimulatedSystem
 from reactor.testing.links import Link
+from reactor.testing.machine import ErrorLog, need
 from reactor.testing.peer import Acceptor, Peer
-from reactor.testing.sockets import TcpSocket
-from reactor.testing.world import ErrorLog, need
+from reactor.testing.tcp import TcpSocket
 from reactor.trace import Record
 
 OPTIONS = Options(
