@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from reactor.pollers import ERROR, READ, WRITE
 from reactor.testing.links import Link
-from reactor.testing.sockets import WILDCARDS, SimulatedSocket, os_error
+from reactor.testing.names import WILDCARDS
+from reactor.testing.sockets import SimulatedSocket, os_error
 from reactor.testing.unix import UNIX_BUFFER
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class DatagramSocket(SimulatedSocket):
         events = (ERROR if self.error_number else 0) | (READ if self.inbox else 0)
         if self.family != socket.AF_UNIX:
             return events | WRITE
-        receiver = None if self.remote is None else self.kernel.datagram_at(self.remote, self)
+        receiver = None if self.remote is None else self._at(self.remote)
         if 4 * self.unread_by_others <= self.capacity and (receiver is None or not receiver.full):
             events |= WRITE
         return events
@@ -89,7 +90,7 @@ class DatagramSocket(SimulatedSocket):
     def _send_unix(self, data: bytes, address: Any) -> None:
         if len(data) > self.capacity - UNIX_SPARE:
             raise os_error(errno.EMSGSIZE)
-        receiver = self.kernel.datagram_at(address, self)
+        receiver = self._at(address)
         if receiver is None:
             if address == self.remote:
                 self.remote = None
@@ -105,12 +106,18 @@ class DatagramSocket(SimulatedSocket):
         """A UDP datagram of ours has come to where it was sent."""
         host = address[0] if self.local[0] in WILDCARDS else self.local[0]
         source = (host, *self.local[1:])
-        receiver = self.kernel.datagram_at(address, self, source)
-        if receiver is None:
+        receiver = self._at(address)
+        # A connected socket hears its remote alone: to a stranger nobody is there.
+        if receiver is None or receiver.remote not in (None, source):
             if self.remote is not None:
                 self.kernel.post_datagram(self, self.refused)
         elif receiver.unread + len(data) + DATAGRAM_OVERHEAD <= receiver.receive_capacity:
             receiver.put(data, source, self)
+
+    def _at(self, address: Any) -> DatagramSocket | None:
+        """Who receives there what we send."""
+        found = self.kernel.receiving.find(address)
+        return found if found is not None and found.family == self.family else None
 
     def put(self, data: bytes, source: Any, sender: DatagramSocket) -> None:
         self.inbox.append((data, source, sender))
@@ -158,7 +165,7 @@ class DatagramSocket(SimulatedSocket):
         if self.release():
             while self.inbox:
                 self._take()[2].touch()
-            self.kernel.unbind_datagram(self)
+            self.kernel.receiving.unbind(self)
 
     def __repr__(self) -> str:
         where = "released" if self.released else f"fd {self.fd}"

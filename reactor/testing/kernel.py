@@ -38,11 +38,12 @@ from reactor.buffers import FileRange
 from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
 from reactor.system import DatagramSocket as SystemDatagramSocket
 from reactor.testing.datagrams import DatagramSocket
-from reactor.testing.faults import DescriptorLimit, Fault
+from reactor.testing.faults import Fault
 from reactor.testing.links import Link
+from reactor.testing.names import Names, family_of
 from reactor.testing.peer import Acceptor, Peer
 from reactor.testing.poller import SimulatedPoller, Stalled
-from reactor.testing.sockets import WILDCARDS, Listening, SimulatedSocket, StreamSocket, os_error
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, os_error
 from reactor.testing.tcp import SYN_PATIENCE, TcpSocket
 from reactor.testing.unix import UNIX_BUFFER, UnixSocket
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _FIRST_DESCRIPTOR = 3
 # RFC 6335: the range from which kernels pick.
 _FIRST_FREE_PORT = 49152
+_FREE_PORTS = 65536 - _FIRST_FREE_PORT
 _SIGNALS = {"SIGINT": 2, "SIGTERM": 15}
 
 
@@ -71,14 +73,15 @@ class SimulatedSystem(System):
         self.faults = faults
         # The program's open descriptors; the numbers are given away as a kernel does, the lowest first.
         self.descriptors: dict[int, SimulatedSocket] = {}
+        # Who is bound where.
+        self.listening: Names[Listening] = Names()
+        self.receiving: Names[DatagramSocket] = Names()
         # What a correct program never does: a call on a descriptor that it has released.
         self.bad_calls: list[str] = []
         self._random = random.Random(seed)
         self._free: list[int] = []
         self._next_descriptor = _FIRST_DESCRIPTOR
-        self._next_port = _FIRST_FREE_PORT
-        self._bound: dict[object, Listening] = {}
-        self._bound_datagrams: dict[object, DatagramSocket] = {}
+        self._ports_given = 0
         # What will happen, by time and order; and what happens before the present call returns.
         self._coming: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = 0
@@ -251,7 +254,7 @@ class SimulatedSystem(System):
                 self.after(SYN_PATIENCE, sender.timed_out)
             for end in (sender, sender.peer):
                 if end is not None:
-                    self.after(end.patience, end.gave_up, 1)
+                    end.cut_off()
 
     def post_datagram(self, sender: DatagramSocket, function: Callable[..., object], *args: Any) -> None:
         """A datagram leaves: it calls `function` where it arrives, in no order kept; or it is lost."""
@@ -284,10 +287,11 @@ class SimulatedSystem(System):
     # Descriptors
 
     def check_descriptors(self) -> None:
-        """EMFILE when the process may have no more."""
+        """OSError when the process may have no more."""
         for fault in self.active_faults:
-            if isinstance(fault, DescriptorLimit) and len(self.descriptors) >= fault.most:
-                raise os_error(errno.EMFILE)
+            number = fault.on_descriptor(self)
+            if number:
+                raise os_error(number)
 
     def give_descriptor(self, sock: SimulatedSocket) -> None:
         if self._free:
@@ -329,26 +333,14 @@ class SimulatedSystem(System):
 
     # Connections
 
-    def bind(self, sock: Listening) -> None:
-        key = _key(sock.local)
-        if key in self._bound:
-            raise os_error(errno.EADDRINUSE)
-        self._bound[key] = sock
-
-    def unbind(self, sock: Listening) -> None:
-        self._bound.pop(_key(sock.local), None)
-
     def free_port(self) -> int:
-        self._next_port += 1
-        return self._next_port - 1
-
-    def listener_at(self, sockaddr: SocketAddress) -> Listening | None:
-        """Who listens there, be it on all addresses."""
-        found = self._bound.get(_key(sockaddr))
-        if found is None and isinstance(sockaddr, tuple):
-            port = sockaddr[1]
-            found = self._bound.get(("::", port)) or self._bound.get(("0.0.0.0", port))
-        return found
+        """The next that nobody is bound to; after the last one the first again."""
+        for _ in range(_FREE_PORTS):
+            port = _FIRST_FREE_PORT + self._ports_given % _FREE_PORTS
+            self._ports_given += 1
+            if not (self.listening.has_port(port) or self.receiving.has_port(port)):
+                return port
+        raise os_error(errno.EADDRINUSE)
 
     def dial(
         self, sockaddr: SocketAddress, link: Link | None = None, source: tuple[str, int] | None = None
@@ -356,17 +348,16 @@ class SimulatedSystem(System):
         """A socket without a descriptor that connects there. A Unix socket does so at once, or raises."""
         if not isinstance(sockaddr, tuple):
             return self._dial_unix(sockaddr)
-        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
         host, port = source or (sockaddr[0], 0)
         local = (host, port or self.free_port(), *sockaddr[2:])
-        sock = TcpSocket(self, family, local, sockaddr, link or self.link)
+        sock = TcpSocket(self, family_of(sockaddr), local, sockaddr, link or self.link)
         sock.connecting = True
-        self.post(sock, sock.syn, self.listener_at(sockaddr))
+        self.post(sock, sock.syn)
         self.pump()
         return sock
 
     def _dial_unix(self, path: str) -> UnixSocket:
-        listener = self._bound.get(path)
+        listener = self.listening.find(path)
         if listener is None:
             raise os_error(errno.ENOENT)
         if listener.full:
@@ -382,7 +373,11 @@ class SimulatedSystem(System):
 
     def child(self, client: TcpSocket, listener: Listening) -> TcpSocket:
         """The server's end of a connection that a SYN asks for."""
-        sock = TcpSocket(self, client.family, client.remote, client.local, client.link)
+        here, there = client.remote, client.local
+        if listener.family != client.family:
+            # Dual stack: an IPv4 caller as IPv6 writes it (RFC 4291, 2.5.5.2).
+            here, there = ((f"::ffff:{host}", port, 0, 0) for host, port in (here, there))
+        sock = TcpSocket(self, listener.family, here, there, client.link)
         sock.listener = listener
         sock.peer = client
         if listener.options is not None:
@@ -394,7 +389,7 @@ class SimulatedSystem(System):
     def _bind_datagram(self, local: SocketAddress, remote: SocketAddress, link: Link) -> DatagramSocket:
         where = remote if local is None else local
         if isinstance(where, tuple):
-            family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+            family = family_of(where)
             port = 0 if local is None else local[1]
             rest = (0, 0) if family == socket.AF_INET6 else ()
             name: SocketAddress = (where[0], port or self.free_port(), *rest)
@@ -405,32 +400,12 @@ class SimulatedSystem(System):
             name = b"\0%05x" % self.free_port() if local == "" else local or ""
         sock = DatagramSocket(self, family, name, link)
         if name:
-            if _key(name) in self._bound_datagrams:
-                raise os_error(errno.EADDRINUSE)
-            self._bound_datagrams[_key(name)] = sock
-        if family == socket.AF_UNIX and remote is not None and self.datagram_at(remote, sock) is None:
-            self.unbind_datagram(sock)
+            self.receiving.bind(name, sock)
+        if family == socket.AF_UNIX and remote is not None and self.receiving.find(remote) is None:
+            self.receiving.unbind(sock)
             raise os_error(errno.ENOENT)
         sock.remote = remote
         return sock
-
-    def unbind_datagram(self, sock: DatagramSocket) -> None:
-        if self._bound_datagrams.get(_key(sock.local)) is sock:
-            del self._bound_datagrams[_key(sock.local)]
-
-    def datagram_at(
-        self, address: SocketAddress, sender: DatagramSocket, source: SocketAddress = None
-    ) -> DatagramSocket | None:
-        """Who receives there what `sender` sends; a connected UDP socket hears only its remote (`source`)."""
-        found = self._bound_datagrams.get(_key(address))
-        if found is None and isinstance(address, tuple):
-            wildcard = WILDCARDS[sender.family == socket.AF_INET6]
-            found = self._bound_datagrams.get((wildcard, address[1]))
-        if found is None or found.family != sender.family:
-            return None
-        if source is not None and found.remote is not None and _key(found.remote) != _key(source):
-            return None
-        return found
 
     def room_for_datagrams(self, receiver: DatagramSocket) -> None:
         """A Unix receiver has read: those connected to it may send again."""
@@ -494,18 +469,15 @@ class SimulatedSystem(System):
 
     def listen_tcp(self, host: str | None, port: int, options: opt.Options) -> list[Socket]:
         check_port(port)
-        sockaddrs: list[SocketAddress]
-        if host is None or host == "":
-            sockaddrs = [("::", port, 0, 0)]
-        else:
-            sockaddrs = [address.sockaddr for address in self.resolve(host, port)]
+        addresses = self.resolve(host or "::", port)
+        sockaddrs: list[SocketAddress] = [address.sockaddr for address in addresses]
         if port == 0:
             chosen = self.free_port()
             sockaddrs = [(name, chosen, *rest) for name, _, *rest in sockaddrs]
         sockets: list[Listening] = []
         try:
             for sockaddr in sockaddrs:
-                sockets.append(self._listen(sockaddr, options))
+                sockets.append(self._listen(sockaddr, options, dual_stack=not host))
         except OSError:
             for sock in sockets:
                 sock.close()
@@ -515,15 +487,11 @@ class SimulatedSystem(System):
     def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
         return _as_sockets([self._listen(os.fspath(path), options)])
 
-    def _listen(self, sockaddr: SocketAddress, options: opt.Options) -> Listening:
-        if isinstance(sockaddr, tuple):
-            family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
-        else:
-            family = socket.AF_UNIX
-        sock = Listening(self, family, sockaddr, options.limits.backlog, options.sockets)
+    def _listen(self, sockaddr: SocketAddress, options: opt.Options, dual_stack: bool = False) -> Listening:
+        sock = Listening(self, family_of(sockaddr), sockaddr, options.limits.backlog, options.sockets)
         try:
             self.check_descriptors()
-            self.bind(sock)
+            self.listening.bind(sockaddr, sock, dual_stack=dual_stack)
         except OSError as exc:
             raise type(exc)(exc.errno, f"cannot listen on {address_text(sockaddr)}: {exc.strerror}") from exc
         self.give_descriptor(sock)
@@ -653,11 +621,6 @@ def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any
 def _as_sockets(sockets: list[Listening]) -> list[Socket]:
     """A listening socket neither sends nor receives, but the seam has one word for both kinds."""
     return cast("list[Socket]", sockets)
-
-
-def _key(sockaddr: SocketAddress) -> object:
-    """What tells two bound addresses apart."""
-    return tuple(sockaddr[:2]) if isinstance(sockaddr, tuple) else sockaddr
 
 
 def _size(sock: StreamSocket, wanted: opt.Sockets) -> None:

@@ -20,8 +20,6 @@ from reactor.pollers import READ
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem
 
-WILDCARDS = ("0.0.0.0", "::")
-
 
 def os_error(number: int) -> OSError:
     return OSError(number, os.strerror(number))
@@ -102,7 +100,7 @@ class SimulatedSocket:
 class Listening(SimulatedSocket):
     """A listening socket and its queue."""
 
-    __slots__ = ("backlog", "link", "options", "queue")
+    __slots__ = ("backlog", "options", "queue")
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, backlog: int, options: Any = None) -> None:
         super().__init__(kernel, family, local)
@@ -124,22 +122,24 @@ class Listening(SimulatedSocket):
 
     def accept(self) -> tuple[StreamSocket, Any]:
         self.check("accept")
+        # Linux takes the descriptor first: in a famine it says EMFILE although nobody waits, and leaves who does.
+        self.kernel.check_descriptors()
         number = self.kernel.accept_fault(self)
         if number:
-            # ECONNABORTED and its like tell of a connection that is gone; a famine leaves it in the queue.
+            # ECONNABORTED and its like tell of a connection that is gone.
             if number == errno.ECONNABORTED and self.queue:
                 self.queue.popleft().vanish()
+                self.kernel.pump()
             raise os_error(number)
         if not self.queue:
             raise os_error(errno.EAGAIN)
-        self.kernel.check_descriptors()
         child = self.queue.popleft()
         self.kernel.give_descriptor(child)
         return child, child.remote
 
     def close(self) -> None:
         if self.release():
-            self.kernel.unbind(self)
+            self.kernel.listening.unbind(self)
             while self.queue:
                 self.queue.popleft().vanish()
             self.kernel.pump()

@@ -16,6 +16,7 @@ kernel as an orphan, until its last packets are gone.
 from __future__ import annotations
 
 import errno
+import math
 from typing import TYPE_CHECKING, Any
 
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 # How long Linux tries: a SYN (tcp_syn_retries 6), and unacknowledged data (tcp_retries2 15). tcp(7).
 SYN_PATIENCE = 127.0
 DATA_PATIENCE = 924.6
-# A SYN that met a full queue is sent again after so long, then twice as long.
+# A SYN that met a full queue is sent again after so long, then twice as long; a SYN-ACK, too, but 5 times at most
+# (tcp_synack_retries).
 SYN_RETRY = 1.0
+SYN_ACK_LAST = 16.0
 
 
 class TcpSocket(StreamSocket):
@@ -50,7 +53,9 @@ class TcpSocket(StreamSocket):
         "patience",
         "receive_capacity",
         "reset_on_close",
+        "waits_since",
         "was_reset",
+        "watched",
     )
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any, link: Link) -> None:
@@ -72,7 +77,10 @@ class TcpSocket(StreamSocket):
         self.reset_on_close = False
         # Packets of one direction arrive in order.
         self.last_due = 0.0
-        self.patience = DATA_PATIENCE
+        # How long our output may stay unacknowledged, and since when nothing of it was acknowledged.
+        self.patience = math.inf
+        self.waits_since = 0.0
+        self.watched = False  # a look at both is armed
         self.listener: Listening | None = None
 
     @property
@@ -106,6 +114,7 @@ class TcpSocket(StreamSocket):
         return 0 if self.connecting else self.capacity - len(self.out)
 
     def put(self, data: bytes) -> None:
+        self.owe()
         self.out += data
         self.transmit()
 
@@ -137,6 +146,7 @@ class TcpSocket(StreamSocket):
 
     def end_output(self) -> None:
         if not self.shut:
+            self.owe()
             self.shut = True
             self.fin_came_first = self.fin_received
             self.transmit()
@@ -211,6 +221,7 @@ class TcpSocket(StreamSocket):
             return
         del self.out[:count]
         self.in_flight -= count
+        self.waits_since = self.kernel.now
         self.transmit()
         self.touch()
 
@@ -257,19 +268,52 @@ class TcpSocket(StreamSocket):
             self.error_number = number
             self.touch()
 
+    # Giving up
+
+    def owe(self) -> None:
+        """Output is to come: from now on the peer's TCP owes us an acknowledgement, if it did not before."""
+        if not self.outstanding():
+            self.waits_since = self.kernel.now
+        self.watch_patience()
+
+    def cut_off(self) -> None:
+        """Packets of this connection are lost from now on. Without an answer the kernel gives up at some time.
+
+        A closed window alone is no reason: probes of it are answered. Only TCP_USER_TIMEOUT counts that, too (tcp(7)).
+        """
+        if self.patience == math.inf:
+            self.patience = DATA_PATIENCE
+            self.waits_since = self.kernel.now
+        self.watch_patience()
+
+    def watch_patience(self) -> None:
+        if not self.watched and self.patience < math.inf:
+            self.watched = True
+            self.kernel.after(self.waits_since + self.patience - self.kernel.now, self.lose_patience, self.waits_since)
+
+    def lose_patience(self, waited_since: float) -> None:
+        """Gives up, unless something was acknowledged meanwhile."""
+        self.watched = False
+        if not self.dead and self.outstanding():
+            if self.waits_since == waited_since:
+                self.fail(errno.ETIMEDOUT)
+            else:
+                self.watch_patience()
+
     # The handshake
 
-    def syn(self, listener: Listening | None, patience: float = SYN_PATIENCE, retry: float = SYN_RETRY) -> None:
-        """A SYN arrives where `listener` is, or nobody."""
+    def syn(self, patience: float = SYN_PATIENCE, retry: float = SYN_RETRY) -> None:
+        """A SYN of ours arrives: at a listener, or at nobody's door."""
         kernel = self.kernel
         if self.dead:
             return
+        listener = kernel.listening.find(self.remote)
         if listener is None or listener.released:
             kernel.post(self, self.refused)
         elif listener.full:
             # Dropped, and sent again; the last silence is told as a time-out.
             if patience > retry:
-                kernel.after(retry, self.syn, listener, patience - retry, 2 * retry)
+                kernel.after(retry, self.syn, patience - retry, 2 * retry)
             else:
                 kernel.after(patience, self.timed_out)
         else:
@@ -291,18 +335,20 @@ class TcpSocket(StreamSocket):
         self.kernel.post(self, child.established)
         self.touch()
 
-    def established(self) -> None:
+    def established(self, retry: float = SYN_RETRY) -> None:
+        """The ACK of our SYN-ACK arrives. Into a queue that is full by now it is dropped, and asked for again."""
         listener = self.listener
         assert listener is not None
+        if self.dead:
+            return
         if listener.released:
             self.vanish()
-        elif not self.dead:
+        elif not listener.full:
             listener.admit(self)
-
-    def gave_up(self, mark: int) -> None:
-        """Nothing was acknowledged for as long as the kernel tries."""
-        if not self.dead and self.outstanding() >= mark:
-            self.fail(errno.ETIMEDOUT)
+        elif retry <= SYN_ACK_LAST:
+            self.kernel.after(retry, self.established, 2 * retry)
+        else:
+            self.dead = True  # nobody is told; what the caller sends from now on is answered by a reset
 
     def __repr__(self) -> str:
         where = "released" if self.released else f"fd {self.fd}"

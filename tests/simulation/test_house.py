@@ -19,6 +19,7 @@ ROOMS = [
     # a kernel
     "links",
     "sockets",
+    "names",
     "tcp",
     "unix",
     "datagrams",
