@@ -168,6 +168,5 @@ class DatagramSocket(SimulatedSocket):
             self.kernel.receiving.unbind(self)
 
     def __repr__(self) -> str:
-        where = "released" if self.released else f"fd {self.fd}"
         to = "" if self.remote is None else f"-{self.remote}"
-        return f"<datagram {where} {self.local}{to} unread={len(self.inbox)} interest={self.interest}>"
+        return f"<datagram {self.place} {self.local}{to} unread={len(self.inbox)} interest={self.interest}>"

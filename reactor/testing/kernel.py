@@ -26,6 +26,7 @@ import math
 import os
 import random
 import selectors
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -55,7 +56,6 @@ _FIRST_DESCRIPTOR = 3
 # RFC 6335: the range from which kernels pick.
 _FIRST_FREE_PORT = 49152
 _FREE_PORTS = 65536 - _FIRST_FREE_PORT
-_SIGNALS = {"SIGINT": 2, "SIGTERM": 15}
 
 
 class SimulatedSystem(System):
@@ -104,6 +104,7 @@ class SimulatedSystem(System):
 
     @property
     def active_faults(self) -> tuple[Fault, ...]:
+        """Those of them that do not rest."""
         faults = self._faults
         return tuple(fault for fault in faults if fault.enabled) if faults else faults
 
@@ -128,13 +129,6 @@ class SimulatedSystem(System):
             self.give_descriptor(end)
         return ends
 
-    def datagram_socket(self, local: SocketAddress, remote: SocketAddress = None) -> DatagramSocket:
-        """A scripted datagram socket for the other side: `sendto`, `recvfrom` (BlockingIOError: nothing came), `close`.
-
-        `local` is as for `Reactor.datagram`, or a Unix socket's path.
-        """
-        return self._bind_datagram(local, remote, self.link)
-
     def _two_ends(self, unix: bool, link: Link) -> tuple[StreamSocket, StreamSocket]:
         ours: StreamSocket
         theirs: StreamSocket
@@ -146,6 +140,13 @@ class SimulatedSystem(System):
             theirs = TcpSocket(self, socket.AF_INET, names[1], names[0], link)
         ours.peer, theirs.peer = theirs, ours
         return ours, theirs
+
+    def datagram_socket(self, local: SocketAddress, remote: SocketAddress = None) -> DatagramSocket:
+        """A scripted datagram socket for the other side: `sendto`, `recvfrom` (BlockingIOError: nothing came), `close`.
+
+        `local` is as for `Reactor.datagram`, or a Unix socket's path.
+        """
+        return self._bind_datagram(local, remote, self.link)
 
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
@@ -294,6 +295,7 @@ class SimulatedSystem(System):
                 raise os_error(number)
 
     def give_descriptor(self, sock: SimulatedSocket) -> None:
+        """The lowest number that is free."""
         if self._free:
             sock.fd = heapq.heappop(self._free)
         else:
@@ -310,21 +312,24 @@ class SimulatedSystem(System):
         if self.descriptors.pop(sock.fd, None) is not None:
             heapq.heappush(self._free, sock.fd)
 
-    # What faults may change
+    # What faults may change, of the program's own sockets
 
     def send_fault(self, sock: StreamSocket, count: int) -> int:
+        """How many of `count` bytes a send takes; 0 is EAGAIN."""
         for fault in self.active_faults:
             if count and sock.fd >= 0:
                 count = fault.on_send(self, sock, count)
         return count
 
     def recv_fault(self, sock: StreamSocket, count: int) -> int:
+        """How many of `count` bytes a recv gives; 0 is EAGAIN."""
         for fault in self.active_faults:
             if count and sock.fd >= 0:
                 count = fault.on_recv(self, sock, count)
         return count
 
     def accept_fault(self, sock: Listening) -> int:
+        """An errno for accept, or 0."""
         for fault in self.active_faults:
             number = fault.on_accept(self, sock)
             if number and sock.fd >= 0:
@@ -413,42 +418,7 @@ class SimulatedSystem(System):
             if isinstance(sock, DatagramSocket) and sock.remote is not None and sock.remote == receiver.local:
                 sock.touch()
 
-    # The seam: datagrams
-
-    def open_datagram(
-        self, local: Address | None, remote: Address | None, options: opt.Options
-    ) -> SystemDatagramSocket:
-        where = f"at {local}" if local is not None else f"to {remote}"
-        try:
-            if options.datagrams.groups:
-                raise OSError(errno.EOPNOTSUPP, "multicast is not simulated")
-            self.check_descriptors()
-            here, there = (None if one is None else one.sockaddr for one in (local, remote))
-            sock = self._bind_datagram(here, there, self.link)
-        except OSError as exc:
-            raise type(exc)(exc.errno, f"cannot receive datagrams {where}: {exc.strerror}") from exc
-        if options.sockets.send_buffer_bytes is not None:
-            sock.capacity = options.sockets.send_buffer_bytes
-        if options.sockets.receive_buffer_bytes is not None:
-            sock.receive_capacity = options.sockets.receive_buffer_bytes
-        self.give_descriptor(sock)
-        return sock
-
-    def datagram_peer(self, sock: SystemDatagramSocket) -> SocketAddress:
-        assert isinstance(sock, DatagramSocket)
-        return sock.remote
-
-    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
-        if not isinstance(sock, DatagramSocket):
-            raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
-        if sock.fd < 0:
-            self.give_descriptor(sock)
-        return sock
-
     # The seam: time, pollers, wake-ups
-
-    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
-        return sock.send(self.read_file(part, limit_bytes))
 
     def time(self) -> float:
         return self.now
@@ -545,7 +515,10 @@ class SimulatedSystem(System):
             raise ValueError(f"a simulated stream socket is needed, not {sock!r}")
         return sock
 
-    # The seam: the end of a connection
+    # The seam: bytes, and the end of a connection
+
+    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
+        return sock.send(self.read_file(part, limit_bytes))
 
     def error(self, sock: Socket) -> OSError | None:
         assert isinstance(sock, SimulatedSocket)
@@ -576,6 +549,38 @@ class SimulatedSystem(System):
         assert isinstance(sock, SimulatedSocket)
         sock.detach()
 
+    # The seam: datagrams
+
+    def open_datagram(
+        self, local: Address | None, remote: Address | None, options: opt.Options
+    ) -> SystemDatagramSocket:
+        where = f"at {local}" if local is not None else f"to {remote}"
+        try:
+            if options.datagrams.groups:
+                raise OSError(errno.EOPNOTSUPP, "multicast is not simulated")
+            self.check_descriptors()
+            here, there = (None if one is None else one.sockaddr for one in (local, remote))
+            sock = self._bind_datagram(here, there, self.link)
+        except OSError as exc:
+            raise type(exc)(exc.errno, f"cannot receive datagrams {where}: {exc.strerror}") from exc
+        if options.sockets.send_buffer_bytes is not None:
+            sock.capacity = options.sockets.send_buffer_bytes
+        if options.sockets.receive_buffer_bytes is not None:
+            sock.receive_capacity = options.sockets.receive_buffer_bytes
+        self.give_descriptor(sock)
+        return sock
+
+    def datagram_peer(self, sock: SystemDatagramSocket) -> SocketAddress:
+        assert isinstance(sock, DatagramSocket)
+        return sock.remote
+
+    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
+        if not isinstance(sock, DatagramSocket):
+            raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
+        if sock.fd < 0:
+            self.give_descriptor(sock)
+        return sock
+
     # The seam: threads and signals
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -604,7 +609,7 @@ class SimulatedSystem(System):
         return None
 
     def stop_signals(self) -> tuple[int, ...]:
-        return (_SIGNALS["SIGTERM"], _SIGNALS["SIGINT"])
+        return (signal.SIGTERM, signal.SIGINT)
 
 
 def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -98,6 +98,7 @@ class Peer:
     # For the kernel
 
     def touch(self, sock: SimulatedSocket) -> None:
+        """Something may have happened: acts before the present call into the kernel returns."""
         if not self._touched:
             self._touched = True
             self.system.at_once(self._react)
@@ -186,6 +187,7 @@ class Acceptor:
         self.system.pump()
 
     def touch(self, sock: SimulatedSocket) -> None:
+        """Somebody may be in the queue."""
         self.system.at_once(self._accept)
 
     def _accept(self) -> None:

@@ -51,6 +51,11 @@ class SimulatedSocket:
     def fileno(self) -> int:
         return -1 if self.released else self.fd
 
+    @property
+    def place(self) -> str:
+        """Where the program finds it, for a human."""
+        return "released" if self.released else f"fd {self.fd}"
+
     def setblocking(self, flag: bool) -> None:
         """Never blocks anyway."""
         assert not flag
@@ -145,8 +150,7 @@ class Listening(SimulatedSocket):
             self.kernel.pump()
 
     def __repr__(self) -> str:
-        where = "released" if self.released else f"fd {self.fd}"
-        return f"<listening {where} {self.local} waiting={len(self.queue)} interest={self.interest}>"
+        return f"<listening {self.place} {self.local} waiting={len(self.queue)} interest={self.interest}>"
 
 
 class StreamSocket(SimulatedSocket):

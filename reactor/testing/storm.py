@@ -211,10 +211,9 @@ class Storm:
 
     def __init__(self, protocol: str, seed: int = 0, connections: int = 100) -> None:
         self.protocol = protocol
-        self.limit = DescriptorLimit(6 + connections // 3)
         self.system = SimulatedSystem(seed, link=LINK)
         self.weather = (
-            self.limit,
+            DescriptorLimit(6 + connections // 3),
             ShortWrites(0.3),
             ShortReads(0.3),
             TryAgain(0.05),

@@ -351,8 +351,7 @@ class TcpSocket(StreamSocket):
             self.dead = True  # nobody is told; what the caller sends from now on is answered by a reset
 
     def __repr__(self) -> str:
-        where = "released" if self.released else f"fd {self.fd}"
         return (
-            f"<tcp {where} {self.local}-{self.remote} {self.state()} unread={len(self.inbox)}"
+            f"<tcp {self.place} {self.local}-{self.remote} {self.state()} unread={len(self.inbox)}"
             f" unacknowledged={self.outstanding()} interest={self.interest}>"
         )

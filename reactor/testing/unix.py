@@ -98,8 +98,7 @@ class UnixSocket(StreamSocket):
             self.peer.touch()
 
     def __repr__(self) -> str:
-        where = "released" if self.released else f"fd {self.fd}"
         sides = "-".join(
             name for name, on in (("shut", self.shut), ("fin", self.fin_received), ("gone", self.peer_gone)) if on
         )
-        return f"<unix {where} {self.local or self.remote or 'pair'} {sides or 'open'} unread={len(self.inbox)}>"
+        return f"<unix {self.place} {self.local or self.remote or 'pair'} {sides or 'open'} unread={len(self.inbox)}>"

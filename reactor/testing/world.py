@@ -282,7 +282,7 @@ class World(Machine):
                 len(peer.data) >= self.application.written,
                 f"the peer saw a clean end after {len(peer.data)} of {self.application.written} bytes",
             )
-        if kind and lost is None and not self.peer_reset and not self.peer_left:
+        if kind and lost is None and not self.peer_reset and not self.peer.sock.released:
             need(
                 len(peer.data) == self.application.written_in_all,
                 "all was sent and ended in order, and the peer got less",
@@ -292,11 +292,6 @@ class World(Machine):
     def __str__(self) -> str:
         peer, connection = self.peer, self.connection
         return f"{connection!r} {self.sock!r}: {connection.report}; the peer read {len(peer.data)}, {peer.ending}"
-
-    @property
-    def peer_left(self) -> bool:
-        """The peer's program closed its socket."""
-        return self.peer.sock.released
 
     def _check_tcp_end(self, sock: TcpSocket) -> None:
         application, report = self.application, self.connection.report

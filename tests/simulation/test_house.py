@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from reactor import testing
+from reactor.system import System
 from tests.test_house import imports_of
 
 STAGE = Path(testing.__file__).parent
@@ -78,3 +79,6 @@ def test_every_public_name_has_a_contract():
     for name in testing.__all__:
         thing = getattr(testing, name)
         assert inspect.getdoc(thing), name
+        for member, value in vars(thing).items():
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert inspect.getdoc(getattr(thing, member)) or hasattr(System, member), f"{name}.{member}"
