@@ -82,8 +82,9 @@ class Peer:
         return bytes(self.data[before:])
 
     def reset(self) -> None:
-        """Closes with RST. A Unix socket can only close."""
-        self.system.reset(self.sock)
+        """Closes with RST. A Unix socket can only close. What is closed stays so."""
+        if not self.sock.released:
+            self.system.reset(self.sock)
 
     def close(self) -> None:
         """Closes as a program does that exits: with unread input, that is a reset."""

@@ -51,11 +51,15 @@ class Kernel:
 
     def connect(self, listening, options: Options | None = None):
         """A connected client's socket."""
-        address = Address(listening.family, listening.getsockname())
+        client = self.dial(Address(listening.family, listening.getsockname()), options)
+        self.system.finish_connect(client)
+        return client
+
+    def dial(self, address: Address, options: Options | None = None):
+        """A client's socket that has its answer, whatever it is."""
         client = self.system.start_connect(address, options or Options())
         self.opened.append(client)
         self.wait(client, WRITE)
-        self.system.finish_connect(client)
         return client
 
     def accept(self, listening):
@@ -632,9 +636,7 @@ def test_nobody_listens(tcp):
     listening = tcp.listen()
     address = Address(listening.family, listening.getsockname())
     tcp.system.close_listening(listening)
-    client = tcp.system.start_connect(address, Options())
-    tcp.opened.append(client)
-    tcp.wait(client, WRITE)
+    client = tcp.dial(address)
     with pytest.raises(ConnectionRefusedError):
         tcp.system.finish_connect(client)
 
@@ -697,9 +699,7 @@ def test_all_addresses_of_one_family_are_none_of_the_other(tcp, bound, asked):
     (listening,) = tcp.system.listen_tcp(bound, 0, Options())
     tcp.opened.append(listening)
     (address,) = tcp.system.resolve_numeric(asked, listening.getsockname()[1])
-    client = tcp.system.start_connect(address, Options())
-    tcp.opened.append(client)
-    tcp.wait(client, WRITE)
+    client = tcp.dial(address)
     with pytest.raises(ConnectionRefusedError):
         tcp.system.finish_connect(client)
 
@@ -709,8 +709,7 @@ def test_without_a_host_a_v4_caller_comes_as_v6_writes_it(tcp):
     (listening,) = tcp.system.listen_tcp(None, 0, Options())
     tcp.opened.append(listening)
     (address,) = tcp.system.resolve_numeric("127.0.0.1", listening.getsockname()[1])
-    client = tcp.system.start_connect(address, Options())
-    tcp.opened.append(client)
+    client = tcp.dial(address)
     server = tcp.accept(listening)
     host, port = client.getsockname()
     assert server.getpeername() == (f"::ffff:{host}", port, 0, 0)

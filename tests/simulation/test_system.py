@@ -129,6 +129,19 @@ def test_the_world_acts_by_itself():
         assert peer.data == b"late"
 
 
+def test_a_script_that_ends_twice_is_no_fault_of_the_reactors():
+    """`bad_calls` are the program's; a peer that has closed can be told to reset, and to close again."""
+    with World() as world:
+        peer = world.peer()
+        world.run()
+        peer.close()
+        peer.reset()
+        peer.close()
+        world.run()
+        assert world.system.bad_calls == []
+        assert world.protocols[0].lost is None
+
+
 # Links
 
 
