@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import socket
-import time
 from contextlib import contextmanager
 from functools import partial
 
@@ -20,20 +18,18 @@ from reactor.options import Limits, Options, Sockets
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
 from reactor.system import Address, System
 from reactor.testing import DescriptorLimit, SimulatedSystem
+from tests.simulation.kernels import PATIENCE, Kernel
 
-PATIENCE = 10.0
 SMALL = Options(sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096))
 
 
-class Kernel:
-    """One of the two, and the sockets made with it."""
+class Streams(Kernel):
+    """Listening sockets and connections of one transport."""
 
     def __init__(self, system: System, transport: str, path: str) -> None:
-        self.system = system
+        super().__init__(system)
         self.transport = transport
         self.path = path
-        self.opened: list = []
-        self.poller = system.poller("epoll" if not isinstance(system, SimulatedSystem) else None)
 
     @property
     def tcp(self) -> bool:
@@ -75,14 +71,6 @@ class Kernel:
         server = self.accept(listening)
         self.system.close_listening(listening)
         return server, client
-
-    def events(self, sock, interest: int, timeout: float = 0.0) -> int:
-        """What one poll tells of one socket."""
-        self.poller.register(sock.fileno(), interest)
-        try:
-            return dict(self.poller.poll(timeout)).get(sock.fileno(), 0)
-        finally:
-            self.poller.unregister(sock.fileno())
 
     def wait(self, sock, interest: int) -> int:
         events = self.events(sock, interest, PATIENCE)
@@ -126,34 +114,10 @@ class Kernel:
                 return total, "EOF"
             total += len(data)
 
-    def eventually(self, condition) -> None:
-        """The machine's kernel acknowledges in its own time."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
-            self.poller.poll(0.001)
 
-    def close(self) -> None:
-        for sock in self.opened:
-            if sock.fileno() >= 0:
-                self.system.close(sock)
-        self.poller.close()
-
-
-@pytest.fixture(params=["real", "simulated"])
-def make_kernel(request, tmp_path, no_descriptor_left):
-    made = []
-
-    def make(transport: str) -> Kernel:
-        if transport == "tcp6" and request.param == "real" and not socket.has_ipv6:
-            pytest.skip("no IPv6 here")
-        system = System() if request.param == "real" else SimulatedSystem()
-        made.append(Kernel(system, transport, str(tmp_path / "socket")))
-        return made[-1]
-
-    yield make
-    for kernel in made:
-        kernel.close()
+@pytest.fixture
+def make_kernel(keep, tmp_path):
+    return lambda transport: keep(Streams, transport, str(tmp_path / "socket"))
 
 
 @pytest.fixture
@@ -726,7 +690,7 @@ def test_names_of_both_ends_agree(tcp):
 
 
 @contextmanager
-def famine(kernel: Kernel):
+def famine(kernel: Streams):
     """No descriptor is left, in the simulated process or in this one."""
     if isinstance(kernel.system, SimulatedSystem):
         kernel.system.faults = [DescriptorLimit(len(kernel.system.descriptors))]
