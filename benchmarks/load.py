@@ -185,18 +185,19 @@ def main() -> None:
     before = usage(process)
     kept = load.open_idle(idle)
     loaded = usage(process)
-    if mode != "wait":
-        serve = {"echo": load.echo, "upload": load.upload, "fanout": load.fanout, "churn": load.churn}[mode]
-        {
-            "echo": load.begin_echo,
-            "upload": load.begin_upload,
-            "fanout": load.begin_fanout,
-            "churn": load.begin_churn,
-        }[mode]()
+    begin_mode, serve = {
+        "echo": (load.begin_echo, load.echo),
+        "upload": (load.begin_upload, load.upload),
+        "fanout": (load.begin_fanout, load.fanout),
+        "churn": (load.begin_churn, load.churn),
+        "wait": (None, None),
+    }[mode]
+    if begin_mode is not None:
+        begin_mode()
         load.serve_until(serve, time.monotonic() + warmup)
     begin = usage(process)
     began, operations = time.monotonic(), load.operations
-    if mode != "wait":
+    if serve is not None:
         load.serve_until(serve, began + seconds)
     passed = time.monotonic() - began
     end = usage(process)

@@ -13,6 +13,7 @@ import pytest
 
 from reactor import ConnectFailed, Deadlines, Options, Reactor
 from reactor.system import Address, System
+from tests.closing.support import Clock
 from tests.helpers import Recorder, Server, turn_until
 
 
@@ -176,9 +177,20 @@ class Deaf(System):
             other.close()
 
 
+class DeafByClock(Deaf, Clock):
+    """The same, and time passes only when the test says so."""
+
+
 @pytest.fixture
 def deaf():
     system = Deaf()
+    yield system
+    system.hang_up()
+
+
+@pytest.fixture
+def deaf_by_clock():
+    system = DeafByClock()
     yield system
     system.hang_up()
 
@@ -205,14 +217,15 @@ def test_no_answer_meets_the_connect_deadline(poller, deaf, clients):
         assert "connect deadline of 0.05 s" in str(clients[0].failed)
 
 
-def test_the_deadline_is_the_cause_of_every_attempt_under_way(poller, deaf, clients):
+def test_the_deadline_is_the_cause_of_every_attempt_under_way(poller, deaf_by_clock, clients):
     """Whoever failed before has its own cause, which is told first."""
-    options = Options(deadlines=Deadlines(attempt=0.01, connect=0.2))
+    deaf = deaf_by_clock
     with Reactor(poller=poller, system=deaf) as reactor:
-        reactor.connect(Client, "roads-1-2-3", 1, options=options)
-        turn_until(reactor, lambda: len(deaf.others) == 3)
+        reactor.connect(Client, "roads-1-2-3", 1, options=Options(deadlines=Deadlines(attempt=1, connect=10)))
+        turn_until(reactor, lambda: deaf.others)
+        deaf.skip(reactor, 2)
         deaf.refuse(2)
-        reactor.run()
+        deaf.skip(reactor, 8)
         causes = [(address.sockaddr[1], type(cause)) for address, cause in clients[0].failed.causes]
         assert causes == [(2, ConnectionResetError), (1, TimeoutError), (3, TimeoutError)]
         assert deaf.closed(1)

@@ -217,18 +217,19 @@ def test_who_starves_is_told_when_a_descriptor_is_free():
             return served[-1]
 
         listener = reactor.listen(make, "127.0.0.1", 0)
-        system.faults = [DescriptorLimit(len(system.descriptors) + 1)]
-        first, second = (system.peer(listener.addresses[0]) for _ in range(2))
+        system.faults = [DescriptorLimit(len(system.descriptors) + 2)]
+        first, second, third = (system.peer(listener.addresses[0]) for _ in range(3))
         system.run(reactor, seconds=10)  # by now it looks again seldom, on its own
         assert reactor.starved
-        assert len(served) == 1
+        assert len(served) == 2
         first.close()
+        second.close()
         system.run(reactor, until=lambda: served[0].ended)
         freed = system.now
-        system.run(reactor, until=lambda: len(served) == 2)
+        system.run(reactor, until=lambda: len(served) == 3)
         assert system.now == freed
         assert not reactor.starved
-        second.close()
+        third.close()
         system.run(reactor, until=lambda: not reactor.connections)
 
 

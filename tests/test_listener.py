@@ -12,7 +12,7 @@ import textwrap
 
 import pytest
 
-from reactor import Keepalive, Limits, Options, Protocol, Reactor, Sockets
+from reactor import Deadlines, Keepalive, Limits, Options, Protocol, Reactor, Sockets
 from reactor.system import Address, System, address_text
 from tests.closing.support import Clock
 from tests.helpers import Peer, Recorder, Server, turn_until
@@ -291,13 +291,14 @@ def test_a_shortage_is_waited_out_with_a_back_off_and_one_warning(poller, shorta
 def test_a_freed_descriptor_ends_the_wait_and_what_lingers_gives_way(poller):
     """In a famine the oldest lingering connection is let go, and the next caller is served at once."""
     system = Famished()
+    longer_than_we_wait = Options(deadlines=Deadlines(linger_grace=600, linger_silence=600, linger_total=600))
     with Reactor(poller=poller, system=system) as reactor:
-        server = Server(reactor)
+        server = Server(reactor, options=longer_than_we_wait)
         lingering, first = server.connected()
         first.connection.close()
         system.failures = [errno.EMFILE]
         with lingering, server.peer():
-            turn_until(reactor, lambda: len(server.protocols) == 2, seconds=0.9)  # a linger would last longer
+            turn_until(reactor, lambda: len(server.protocols) == 2)
             assert first.ended
             assert first.lost is None
 

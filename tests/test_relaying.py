@@ -39,17 +39,9 @@ from reactor.relaying import Relay, _Side, relay
 from reactor.testing import Link, OneAtATime, ShortReads, ShortWrites, SimulatedSystem, Stalls, TryAgain
 from reactor.testing.explore import explore
 from reactor.testing.faults import Fault
+from reactor.testing.fingerprint import connection_fingerprint, socket_fingerprint
+from reactor.testing.machine import BUFFER_BYTES, DRAIN_SECONDS, ErrorLog, Machine, Scenario, need
 from reactor.testing.peer import Peer as ScriptedPeer
-from reactor.testing.world import (
-    BUFFER_BYTES,
-    DRAIN_SECONDS,
-    ErrorLog,
-    Machine,
-    Scenario,
-    _of_connection,
-    need,
-    socket_fingerprint,
-)
 from reactor.trace import Observer
 from tests.helpers import Peer, Recorder, Server, all_closed, turn_until
 from tests.test_tls import TLSPeer, client_context, server_context
@@ -935,7 +927,8 @@ class RelayWorld(Machine):
     def fingerprint(self) -> tuple[object, ...]:
         words: list[object] = [self.under_way(), self.busy(), self.aborted, self.drained, tuple(self.system.ready())]
         for side, end in zip(self.relay._sides, self.ends.values(), strict=True):
-            words += [_of_connection(side.connection, self.reactor), side.ended, side.gone, end.ended, end.was_reset]
+            words += [connection_fingerprint(side.connection, self.reactor)]
+            words += [side.ended, side.gone, end.ended, end.was_reset]
             words += [socket_fingerprint(end.sock), socket_fingerprint(end.peer.sock)]
             words += [len(end.peer.unsent), end.peer.ending]
         return tuple(words)

@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from concurrent.futures import Future
 
 import pytest
 
@@ -139,17 +138,21 @@ def test_a_signal_handler_may_ask_for_a_call():
 
 def test_what_has_not_begun_is_cancelled_at_close(poller):
     """close() waits for no thread: queued calls never run, running ones finish alone, and nobody is told."""
-    release, ran, told = threading.Event(), [], []
+    begun, release, ran, told = threading.Event(), threading.Event(), [], []
+
+    def block() -> bool:
+        begun.set()
+        return release.wait(PATIENCE)
+
     reactor = Reactor(poller=poller)
-    running: list[Future] = []
-    while not running or running[-1].running():  # until the pool is full
-        running.append(reactor.run_in_thread(release.wait, PATIENCE, done=told.append))
-        deadline = time.monotonic() + 0.05
-        while not running[-1].running() and time.monotonic() < deadline:
-            time.sleep(0.001)
-    queued = [running.pop(), *(reactor.run_in_thread(ran.append, number, done=told.append) for number in range(10))]
+    # More than a pool has threads, 32 at most: so those behind them wait.
+    blocked = [reactor.run_in_thread(block, done=told.append) for _ in range(64)]
+    queued = [reactor.run_in_thread(ran.append, number, done=told.append) for number in range(10)]
+    assert begun.wait(PATIENCE)
     reactor.close()
     assert all(future.cancelled() for future in queued)
+    running = [future for future in blocked if not future.cancelled()]
+    assert 0 < len(running) <= 32
     assert not any(future.done() for future in running)
     release.set()
     assert all(future.result(PATIENCE) for future in running)

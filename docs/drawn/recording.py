@@ -18,7 +18,7 @@ import attrs
 
 from reactor import Connection, Options, Protocol, Reactor
 from reactor.testing import Fault, Link, Peer, SimulatedSystem
-from reactor.testing.sockets import TcpSocket
+from reactor.testing.tcp import TcpSocket
 from reactor.trace import CALLBACKS, Record, text
 
 # 50 ms each way, and buffers so small that a few packets fill them.

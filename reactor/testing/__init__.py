@@ -16,9 +16,10 @@ from reactor.testing.faults import (
     TryAgain,
 )
 from reactor.testing.grammar import Grammar
-from reactor.testing.kernel import SimulatedSystem, Stalled
+from reactor.testing.kernel import SimulatedSystem
 from reactor.testing.links import Link
 from reactor.testing.peer import Acceptor, Peer
+from reactor.testing.poller import Stalled
 
 __all__ = [
     "AbortedAccepts",

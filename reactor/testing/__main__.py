@@ -7,8 +7,8 @@ import sys
 import time
 
 from reactor.testing.explore import Printer, explore, replay
+from reactor.testing.machine import SCENARIOS
 from reactor.testing.storm import PROTOCOLS, storm
-from reactor.testing.world import SCENARIOS
 
 # Half a million schedules over all scenarios, in two to three minutes.
 DEPTH = 5

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from reactor.testing.machine import SCENARIOS, ErrorLog, Machine, Scenario, Violation
 from reactor.testing.pair import Pair
-from reactor.testing.world import SCENARIOS, ErrorLog, Machine, Scenario, Violation, World, trace_line
-from reactor.trace import Observer
+from reactor.testing.world import World
+from reactor.trace import Observer, Record
 
 Schedule = tuple[str, ...]
 
@@ -148,7 +149,7 @@ def replay(text: str, tell: Callable[[str], None] = print) -> Violation | None:
         tell(f"--- {scenario.name}, then a {'kind' if kind else 'silent'} peer")
         with ErrorLog() as log:
             try:
-                world = make_machine(scenario, log, lambda record: tell("  " + trace_line(record)))
+                world = make_machine(scenario, log, lambda record: tell("  " + _line_of(record)))
                 world.check()
                 for step in schedule:
                     tell(f"{world.system.now:8.3f} {step}")
@@ -162,6 +163,12 @@ def replay(text: str, tell: Callable[[str], None] = print) -> Violation | None:
                 return exc if isinstance(exc, Violation) else Violation(repr(exc))
     tell("no violation")
     return None
+
+
+def _line_of(record: Record) -> str:
+    """A record as a line of a replay."""
+    count = "" if record.count is None else f" {record.count}"
+    return f"{record.time:10.3f}  {record.what}{count}{'  ' + record.detail if record.detail else ''}"
 
 
 class Printer:

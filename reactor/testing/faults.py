@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reactor.pollers import READ, WRITE
-from reactor.testing.sockets import Listening, StreamSocket, TcpSocket
+from reactor.testing.sockets import Listening, StreamSocket
+from reactor.testing.tcp import TcpSocket
 
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem
@@ -34,6 +35,10 @@ class Fault:
     def on_recv(self, system: SimulatedSystem, sock: StreamSocket, count: int) -> int:
         """The same for reading."""
         return count
+
+    def on_descriptor(self, system: SimulatedSystem) -> int:
+        """The program asks for one descriptor more, to accept, connect, listen ...: an errno, or 0."""
+        return 0
 
     def on_accept(self, system: SimulatedSystem, sock: Listening) -> int:
         """An errno for accept(2), or 0."""
@@ -182,6 +187,9 @@ class DescriptorLimit(Fault):
     def __init__(self, most: int) -> None:
         self.most = most
 
+    def on_descriptor(self, system: SimulatedSystem) -> int:
+        return errno.EMFILE if len(system.descriptors) >= self.most else 0
+
 
 class Famine(Fault):
     """From `start` to `end` there is not one descriptor more: EMFILE."""
@@ -190,7 +198,7 @@ class Famine(Fault):
         self.start = start
         self.end = end
 
-    def on_accept(self, system: SimulatedSystem, sock: Listening) -> int:
+    def on_descriptor(self, system: SimulatedSystem) -> int:
         return errno.EMFILE if self.start <= system.now < self.end else 0
 
 

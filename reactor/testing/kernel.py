@@ -26,6 +26,7 @@ import math
 import os
 import random
 import selectors
+import signal
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -35,24 +36,17 @@ from typing import TYPE_CHECKING, Any, cast
 from reactor import options as opt
 from reactor import pollers
 from reactor.buffers import FileRange
-from reactor.pollers import ERROR, HANGUP
 from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
 from reactor.system import DatagramSocket as SystemDatagramSocket
-from reactor.testing.faults import DescriptorLimit, Fault
+from reactor.testing.datagrams import DatagramSocket
+from reactor.testing.faults import Fault
 from reactor.testing.links import Link
+from reactor.testing.names import Names, family_of
 from reactor.testing.peer import Acceptor, Peer
-from reactor.testing.sockets import (
-    SYN_PATIENCE,
-    UNIX_BUFFER,
-    WILDCARDS,
-    DatagramSocket,
-    Listening,
-    SimulatedSocket,
-    StreamSocket,
-    TcpSocket,
-    UnixSocket,
-    os_error,
-)
+from reactor.testing.poller import SimulatedPoller, Stalled
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, os_error
+from reactor.testing.tcp import SYN_PATIENCE, TcpSocket
+from reactor.testing.unix import UNIX_BUFFER, UnixSocket
 
 if TYPE_CHECKING:
     from reactor.reactor import Reactor
@@ -61,106 +55,7 @@ if TYPE_CHECKING:
 _FIRST_DESCRIPTOR = 3
 # RFC 6335: the range from which kernels pick.
 _FIRST_FREE_PORT = 49152
-# Polls without the clock moving: more than any burst of work needs, and soon over.
-_SPIN = 100_000
-_SIGNALS = {"SIGINT": 2, "SIGTERM": 15}
-
-
-class Stalled(AssertionError):
-    """Nothing is left that could ever wake the loop, or it turns without time passing. Tells every socket's state."""
-
-
-class SimulatedPoller:
-    """Readiness of simulated sockets, level-triggered like epoll; and the place where time passes."""
-
-    def __init__(self, system: SimulatedSystem) -> None:
-        self._system = system
-        self._watched: dict[int, SimulatedSocket] = {}
-        # Those whose readiness may have changed since they were last found not ready.
-        self._active: dict[int, SimulatedSocket] = {}
-        # Closed while they were watched: unregistering them is late, and no error (as in `reactor.pollers`).
-        self._forgotten: set[int] = set()
-        self._idle_polls = 0
-
-    def register(self, fd: int, interest: int) -> None:
-        sock = self._system.descriptors.get(fd)
-        if sock is None:
-            raise os_error(errno.EBADF)
-        if sock.watcher is not None:
-            raise os_error(errno.EEXIST)
-        self._watched[fd] = sock
-        self._forgotten.discard(fd)
-        sock.watcher, sock.interest = self, interest
-        self.touch(sock)
-
-    def modify(self, fd: int, interest: int) -> None:
-        sock = self._watched.get(fd)
-        if sock is None:
-            raise os_error(errno.ENOENT)
-        sock.interest = interest
-        self.touch(sock)
-
-    def unregister(self, fd: int) -> None:
-        sock = self._watched.pop(fd, None)
-        if sock is None:
-            if fd not in self._forgotten:
-                raise os_error(errno.ENOENT)
-            self._forgotten.discard(fd)
-            return
-        sock.watcher, sock.interest = None, 0
-        self._active.pop(fd, None)
-
-    def forget(self, fd: int) -> None:
-        """The descriptor was closed; epoll then forgets it."""
-        if self._watched.pop(fd, None) is not None:
-            self._forgotten.add(fd)
-        self._active.pop(fd, None)
-
-    def touch(self, sock: SimulatedSocket) -> None:
-        self._active[sock.fd] = sock
-
-    def ready(self) -> list[tuple[int, int]]:
-        """What is ready now, as far as it was asked for."""
-        active = self._active
-        if not active:
-            return []
-        ready, quiet = [], []
-        for fd, sock in active.items():
-            events = sock.events() & (sock.interest | ERROR | HANGUP)
-            if events:
-                ready.append((fd, events))
-            else:
-                quiet.append(fd)
-        for fd in quiet:
-            del active[fd]
-        return ready
-
-    def poll(self, timeout: float | None) -> list[tuple[int, int]]:
-        system = self._system
-        begun = system.now
-        until = math.inf if timeout is None else begun + timeout
-        for fault in system.active_faults:
-            fault.on_poll(system)
-        system.happen_now()
-        ready = self.ready()
-        while not ready and system.advance(until):
-            ready = self.ready()
-        if system.now > begun:
-            self._idle_polls = 0
-        else:
-            self._idle_polls += 1
-            if self._idle_polls > _SPIN:
-                raise Stalled(f"the loop spins: {_SPIN} polls, and no time has passed\n{system.dump()}")
-        for fault in system.active_faults:
-            ready = fault.on_ready(system, ready)
-        return ready
-
-    def fileno(self) -> int:
-        raise OSError("a simulated poller has no descriptor to embed by")
-
-    def close(self) -> None:
-        for fd in tuple(self._watched):
-            self.unregister(fd)
+_FREE_PORTS = 65536 - _FIRST_FREE_PORT
 
 
 class SimulatedSystem(System):
@@ -178,14 +73,15 @@ class SimulatedSystem(System):
         self.faults = faults
         # The program's open descriptors; the numbers are given away as a kernel does, the lowest first.
         self.descriptors: dict[int, SimulatedSocket] = {}
+        # Who is bound where.
+        self.listening: Names[Listening] = Names()
+        self.receiving: Names[DatagramSocket] = Names()
         # What a correct program never does: a call on a descriptor that it has released.
         self.bad_calls: list[str] = []
         self._random = random.Random(seed)
         self._free: list[int] = []
         self._next_descriptor = _FIRST_DESCRIPTOR
-        self._next_port = _FIRST_FREE_PORT
-        self._bound: dict[object, Listening] = {}
-        self._bound_datagrams: dict[object, DatagramSocket] = {}
+        self._ports_given = 0
         # What will happen, by time and order; and what happens before the present call returns.
         self._coming: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
         self._order = 0
@@ -208,6 +104,7 @@ class SimulatedSystem(System):
 
     @property
     def active_faults(self) -> tuple[Fault, ...]:
+        """Those of them that do not rest."""
         faults = self._faults
         return tuple(fault for fault in faults if fault.enabled) if faults else faults
 
@@ -232,13 +129,6 @@ class SimulatedSystem(System):
             self.give_descriptor(end)
         return ends
 
-    def datagram_socket(self, local: SocketAddress, remote: SocketAddress = None) -> DatagramSocket:
-        """A scripted datagram socket for the other side: `sendto`, `recvfrom` (BlockingIOError: nothing came), `close`.
-
-        `local` is as for `Reactor.datagram`, or a Unix socket's path.
-        """
-        return self._bind_datagram(local, remote, self.link)
-
     def _two_ends(self, unix: bool, link: Link) -> tuple[StreamSocket, StreamSocket]:
         ours: StreamSocket
         theirs: StreamSocket
@@ -250,6 +140,13 @@ class SimulatedSystem(System):
             theirs = TcpSocket(self, socket.AF_INET, names[1], names[0], link)
         ours.peer, theirs.peer = theirs, ours
         return ours, theirs
+
+    def datagram_socket(self, local: SocketAddress, remote: SocketAddress = None) -> DatagramSocket:
+        """A scripted datagram socket for the other side: `sendto`, `recvfrom` (BlockingIOError: nothing came), `close`.
+
+        `local` is as for `Reactor.datagram`, or a Unix socket's path.
+        """
+        return self._bind_datagram(local, remote, self.link)
 
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
@@ -358,7 +255,7 @@ class SimulatedSystem(System):
                 self.after(SYN_PATIENCE, sender.timed_out)
             for end in (sender, sender.peer):
                 if end is not None:
-                    self.after(end.patience, end.gave_up, 1)
+                    end.cut_off()
 
     def post_datagram(self, sender: DatagramSocket, function: Callable[..., object], *args: Any) -> None:
         """A datagram leaves: it calls `function` where it arrives, in no order kept; or it is lost."""
@@ -391,12 +288,14 @@ class SimulatedSystem(System):
     # Descriptors
 
     def check_descriptors(self) -> None:
-        """EMFILE when the process may have no more."""
+        """OSError when the process may have no more."""
         for fault in self.active_faults:
-            if isinstance(fault, DescriptorLimit) and len(self.descriptors) >= fault.most:
-                raise os_error(errno.EMFILE)
+            number = fault.on_descriptor(self)
+            if number:
+                raise os_error(number)
 
     def give_descriptor(self, sock: SimulatedSocket) -> None:
+        """The lowest number that is free."""
         if self._free:
             sock.fd = heapq.heappop(self._free)
         else:
@@ -413,21 +312,24 @@ class SimulatedSystem(System):
         if self.descriptors.pop(sock.fd, None) is not None:
             heapq.heappush(self._free, sock.fd)
 
-    # What faults may change
+    # What faults may change, of the program's own sockets
 
     def send_fault(self, sock: StreamSocket, count: int) -> int:
+        """How many of `count` bytes a send takes; 0 is EAGAIN."""
         for fault in self.active_faults:
             if count and sock.fd >= 0:
                 count = fault.on_send(self, sock, count)
         return count
 
     def recv_fault(self, sock: StreamSocket, count: int) -> int:
+        """How many of `count` bytes a recv gives; 0 is EAGAIN."""
         for fault in self.active_faults:
             if count and sock.fd >= 0:
                 count = fault.on_recv(self, sock, count)
         return count
 
     def accept_fault(self, sock: Listening) -> int:
+        """An errno for accept, or 0."""
         for fault in self.active_faults:
             number = fault.on_accept(self, sock)
             if number and sock.fd >= 0:
@@ -436,26 +338,14 @@ class SimulatedSystem(System):
 
     # Connections
 
-    def bind(self, sock: Listening) -> None:
-        key = _key(sock.local)
-        if key in self._bound:
-            raise os_error(errno.EADDRINUSE)
-        self._bound[key] = sock
-
-    def unbind(self, sock: Listening) -> None:
-        self._bound.pop(_key(sock.local), None)
-
     def free_port(self) -> int:
-        self._next_port += 1
-        return self._next_port - 1
-
-    def listener_at(self, sockaddr: SocketAddress) -> Listening | None:
-        """Who listens there, be it on all addresses."""
-        found = self._bound.get(_key(sockaddr))
-        if found is None and isinstance(sockaddr, tuple):
-            port = sockaddr[1]
-            found = self._bound.get(("::", port)) or self._bound.get(("0.0.0.0", port))
-        return found
+        """The next that nobody is bound to; after the last one the first again."""
+        for _ in range(_FREE_PORTS):
+            port = _FIRST_FREE_PORT + self._ports_given % _FREE_PORTS
+            self._ports_given += 1
+            if not (self.listening.has_port(port) or self.receiving.has_port(port)):
+                return port
+        raise os_error(errno.EADDRINUSE)
 
     def dial(
         self, sockaddr: SocketAddress, link: Link | None = None, source: tuple[str, int] | None = None
@@ -463,17 +353,16 @@ class SimulatedSystem(System):
         """A socket without a descriptor that connects there. A Unix socket does so at once, or raises."""
         if not isinstance(sockaddr, tuple):
             return self._dial_unix(sockaddr)
-        family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
         host, port = source or (sockaddr[0], 0)
         local = (host, port or self.free_port(), *sockaddr[2:])
-        sock = TcpSocket(self, family, local, sockaddr, link or self.link)
+        sock = TcpSocket(self, family_of(sockaddr), local, sockaddr, link or self.link)
         sock.connecting = True
-        self.post(sock, sock.syn, self.listener_at(sockaddr))
+        self.post(sock, sock.syn)
         self.pump()
         return sock
 
     def _dial_unix(self, path: str) -> UnixSocket:
-        listener = self._bound.get(path)
+        listener = self.listening.find(path)
         if listener is None:
             raise os_error(errno.ENOENT)
         if listener.full:
@@ -489,7 +378,11 @@ class SimulatedSystem(System):
 
     def child(self, client: TcpSocket, listener: Listening) -> TcpSocket:
         """The server's end of a connection that a SYN asks for."""
-        sock = TcpSocket(self, client.family, client.remote, client.local, client.link)
+        here, there = client.remote, client.local
+        if listener.family != client.family:
+            # Dual stack: an IPv4 caller as IPv6 writes it (RFC 4291, 2.5.5.2).
+            here, there = ((f"::ffff:{host}", port, 0, 0) for host, port in (here, there))
+        sock = TcpSocket(self, listener.family, here, there, client.link)
         sock.listener = listener
         sock.peer = client
         if listener.options is not None:
@@ -501,7 +394,7 @@ class SimulatedSystem(System):
     def _bind_datagram(self, local: SocketAddress, remote: SocketAddress, link: Link) -> DatagramSocket:
         where = remote if local is None else local
         if isinstance(where, tuple):
-            family = socket.AF_INET6 if ":" in where[0] else socket.AF_INET
+            family = family_of(where)
             port = 0 if local is None else local[1]
             rest = (0, 0) if family == socket.AF_INET6 else ()
             name: SocketAddress = (where[0], port or self.free_port(), *rest)
@@ -512,32 +405,12 @@ class SimulatedSystem(System):
             name = b"\0%05x" % self.free_port() if local == "" else local or ""
         sock = DatagramSocket(self, family, name, link)
         if name:
-            if _key(name) in self._bound_datagrams:
-                raise os_error(errno.EADDRINUSE)
-            self._bound_datagrams[_key(name)] = sock
-        if family == socket.AF_UNIX and remote is not None and self.datagram_at(remote, sock) is None:
-            self.unbind_datagram(sock)
+            self.receiving.bind(name, sock)
+        if family == socket.AF_UNIX and remote is not None and self.receiving.find(remote) is None:
+            self.receiving.unbind(sock)
             raise os_error(errno.ENOENT)
         sock.remote = remote
         return sock
-
-    def unbind_datagram(self, sock: DatagramSocket) -> None:
-        if self._bound_datagrams.get(_key(sock.local)) is sock:
-            del self._bound_datagrams[_key(sock.local)]
-
-    def datagram_at(
-        self, address: SocketAddress, sender: DatagramSocket, source: SocketAddress = None
-    ) -> DatagramSocket | None:
-        """Who receives there what `sender` sends; a connected UDP socket hears only its remote (`source`)."""
-        found = self._bound_datagrams.get(_key(address))
-        if found is None and isinstance(address, tuple):
-            wildcard = WILDCARDS[sender.family == socket.AF_INET6]
-            found = self._bound_datagrams.get((wildcard, address[1]))
-        if found is None or found.family != sender.family:
-            return None
-        if source is not None and found.remote is not None and _key(found.remote) != _key(source):
-            return None
-        return found
 
     def room_for_datagrams(self, receiver: DatagramSocket) -> None:
         """A Unix receiver has read: those connected to it may send again."""
@@ -545,42 +418,7 @@ class SimulatedSystem(System):
             if isinstance(sock, DatagramSocket) and sock.remote is not None and sock.remote == receiver.local:
                 sock.touch()
 
-    # The seam: datagrams
-
-    def open_datagram(
-        self, local: Address | None, remote: Address | None, options: opt.Options
-    ) -> SystemDatagramSocket:
-        where = f"at {local}" if local is not None else f"to {remote}"
-        try:
-            if options.datagrams.groups:
-                raise OSError(errno.EOPNOTSUPP, "multicast is not simulated")
-            self.check_descriptors()
-            here, there = (None if one is None else one.sockaddr for one in (local, remote))
-            sock = self._bind_datagram(here, there, self.link)
-        except OSError as exc:
-            raise type(exc)(exc.errno, f"cannot receive datagrams {where}: {exc.strerror}") from exc
-        if options.sockets.send_buffer_bytes is not None:
-            sock.capacity = options.sockets.send_buffer_bytes
-        if options.sockets.receive_buffer_bytes is not None:
-            sock.receive_capacity = options.sockets.receive_buffer_bytes
-        self.give_descriptor(sock)
-        return sock
-
-    def datagram_peer(self, sock: SystemDatagramSocket) -> SocketAddress:
-        assert isinstance(sock, DatagramSocket)
-        return sock.remote
-
-    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
-        if not isinstance(sock, DatagramSocket):
-            raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
-        if sock.fd < 0:
-            self.give_descriptor(sock)
-        return sock
-
     # The seam: time, pollers, wake-ups
-
-    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
-        return sock.send(self.read_file(part, limit_bytes))
 
     def time(self) -> float:
         return self.now
@@ -601,18 +439,15 @@ class SimulatedSystem(System):
 
     def listen_tcp(self, host: str | None, port: int, options: opt.Options) -> list[Socket]:
         check_port(port)
-        sockaddrs: list[SocketAddress]
-        if host is None or host == "":
-            sockaddrs = [("::", port, 0, 0)]
-        else:
-            sockaddrs = [address.sockaddr for address in self.resolve(host, port)]
+        addresses = self.resolve(host or "::", port)
+        sockaddrs: list[SocketAddress] = [address.sockaddr for address in addresses]
         if port == 0:
             chosen = self.free_port()
             sockaddrs = [(name, chosen, *rest) for name, _, *rest in sockaddrs]
         sockets: list[Listening] = []
         try:
             for sockaddr in sockaddrs:
-                sockets.append(self._listen(sockaddr, options))
+                sockets.append(self._listen(sockaddr, options, dual_stack=not host))
         except OSError:
             for sock in sockets:
                 sock.close()
@@ -622,15 +457,11 @@ class SimulatedSystem(System):
     def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
         return _as_sockets([self._listen(os.fspath(path), options)])
 
-    def _listen(self, sockaddr: SocketAddress, options: opt.Options) -> Listening:
-        if isinstance(sockaddr, tuple):
-            family = socket.AF_INET6 if ":" in sockaddr[0] else socket.AF_INET
-        else:
-            family = socket.AF_UNIX
-        sock = Listening(self, family, sockaddr, options.limits.backlog, options.sockets)
+    def _listen(self, sockaddr: SocketAddress, options: opt.Options, dual_stack: bool = False) -> Listening:
+        sock = Listening(self, family_of(sockaddr), sockaddr, options.limits.backlog, options.sockets)
         try:
             self.check_descriptors()
-            self.bind(sock)
+            self.listening.bind(sockaddr, sock, dual_stack=dual_stack)
         except OSError as exc:
             raise type(exc)(exc.errno, f"cannot listen on {address_text(sockaddr)}: {exc.strerror}") from exc
         self.give_descriptor(sock)
@@ -684,7 +515,10 @@ class SimulatedSystem(System):
             raise ValueError(f"a simulated stream socket is needed, not {sock!r}")
         return sock
 
-    # The seam: the end of a connection
+    # The seam: bytes, and the end of a connection
+
+    def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
+        return sock.send(self.read_file(part, limit_bytes))
 
     def error(self, sock: Socket) -> OSError | None:
         assert isinstance(sock, SimulatedSocket)
@@ -715,6 +549,38 @@ class SimulatedSystem(System):
         assert isinstance(sock, SimulatedSocket)
         sock.detach()
 
+    # The seam: datagrams
+
+    def open_datagram(
+        self, local: Address | None, remote: Address | None, options: opt.Options
+    ) -> SystemDatagramSocket:
+        where = f"at {local}" if local is not None else f"to {remote}"
+        try:
+            if options.datagrams.groups:
+                raise OSError(errno.EOPNOTSUPP, "multicast is not simulated")
+            self.check_descriptors()
+            here, there = (None if one is None else one.sockaddr for one in (local, remote))
+            sock = self._bind_datagram(here, there, self.link)
+        except OSError as exc:
+            raise type(exc)(exc.errno, f"cannot receive datagrams {where}: {exc.strerror}") from exc
+        if options.sockets.send_buffer_bytes is not None:
+            sock.capacity = options.sockets.send_buffer_bytes
+        if options.sockets.receive_buffer_bytes is not None:
+            sock.receive_capacity = options.sockets.receive_buffer_bytes
+        self.give_descriptor(sock)
+        return sock
+
+    def datagram_peer(self, sock: SystemDatagramSocket) -> SocketAddress:
+        assert isinstance(sock, DatagramSocket)
+        return sock.remote
+
+    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
+        if not isinstance(sock, DatagramSocket):
+            raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
+        if sock.fd < 0:
+            self.give_descriptor(sock)
+        return sock
+
     # The seam: threads and signals
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -743,7 +609,7 @@ class SimulatedSystem(System):
         return None
 
     def stop_signals(self) -> tuple[int, ...]:
-        return (_SIGNALS["SIGTERM"], _SIGNALS["SIGINT"])
+        return (signal.SIGTERM, signal.SIGINT)
 
 
 def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:
@@ -760,11 +626,6 @@ def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any
 def _as_sockets(sockets: list[Listening]) -> list[Socket]:
     """A listening socket neither sends nor receives, but the seam has one word for both kinds."""
     return cast("list[Socket]", sockets)
-
-
-def _key(sockaddr: SocketAddress) -> object:
-    """What tells two bound addresses apart."""
-    return tuple(sockaddr[:2]) if isinstance(sockaddr, tuple) else sockaddr
 
 
 def _size(sock: StreamSocket, wanted: opt.Sockets) -> None:

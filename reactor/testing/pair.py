@@ -12,9 +12,11 @@ from reactor import Reactor
 from reactor.lifecycle import ENDED, OPEN, PEER_END
 from reactor.pollers import WRITE
 from reactor.testing.faults import Fault, Ready
+from reactor.testing.fingerprint import socket_fingerprint
 from reactor.testing.kernel import SimulatedSystem
-from reactor.testing.sockets import StreamSocket, TcpSocket
-from reactor.testing.world import PATTERN, Application, ErrorLog, Machine, Scenario, need, socket_fingerprint
+from reactor.testing.machine import PATTERN, Application, ErrorLog, Machine, Scenario, need
+from reactor.testing.sockets import StreamSocket
+from reactor.testing.tcp import TcpSocket
 from reactor.trace import Observer
 
 

@@ -10,12 +10,14 @@ To act later, let the world call it: `system.after(5.0, peer.send, b"late")`.
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from reactor.pollers import READ
-from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket, TcpSocket, UnixSocket
+from reactor.testing.names import family_of
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket
+from reactor.testing.tcp import TcpSocket
+from reactor.testing.unix import UnixSocket
 
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem
@@ -80,8 +82,9 @@ class Peer:
         return bytes(self.data[before:])
 
     def reset(self) -> None:
-        """Closes with RST. A Unix socket can only close."""
-        self.system.reset(self.sock)
+        """Closes with RST. A Unix socket can only close. What is closed stays so."""
+        if not self.sock.released:
+            self.system.reset(self.sock)
 
     def close(self) -> None:
         """Closes as a program does that exits: with unread input, that is a reset."""
@@ -96,6 +99,7 @@ class Peer:
     # For the kernel
 
     def touch(self, sock: SimulatedSocket) -> None:
+        """Something may have happened: acts before the present call into the kernel returns."""
         if not self._touched:
             self._touched = True
             self.system.at_once(self._react)
@@ -165,19 +169,30 @@ class Acceptor:
 
     def __init__(self, system: SimulatedSystem, address: Any, backlog: int) -> None:
         self.system = system
-        family = socket.AF_UNIX if not isinstance(address, tuple) else socket.AF_INET
-        self.sock = Listening(system, family, address, backlog)
+        self.sock = Listening(system, family_of(address), address, backlog)
         self.peers: list[Peer] = []
-        self.accepting = True
+        self._accepting = True
         self.on_peer: Callable[[Peer], object] | None = None
-        system.bind(self.sock)
+        system.listening.bind(address, self.sock)
         self.sock.watcher = self
 
+    @property
+    def accepting(self) -> bool:
+        """False leaves callers in its kernel's queue; True again lets in who waits there."""
+        return self._accepting
+
+    @accepting.setter
+    def accepting(self, accepting: bool) -> None:
+        self._accepting = accepting
+        self.touch(self.sock)
+        self.system.pump()
+
     def touch(self, sock: SimulatedSocket) -> None:
+        """Somebody may be in the queue."""
         self.system.at_once(self._accept)
 
     def _accept(self) -> None:
-        while self.accepting and self.sock.queue:
+        while self._accepting and self.sock.queue:
             peer = Peer(self.system, self.sock.queue.popleft())
             self.peers.append(peer)
             if self.on_peer is not None:

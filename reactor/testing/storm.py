@@ -41,9 +41,9 @@ from reactor.testing.faults import (
 from reactor.testing.grammar import Grammar
 from reactor.testing.kernel import SimulatedSystem
 from reactor.testing.links import Link
+from reactor.testing.machine import ErrorLog, need
 from reactor.testing.peer import Acceptor, Peer
-from reactor.testing.sockets import TcpSocket
-from reactor.testing.world import ErrorLog, need
+from reactor.testing.tcp import TcpSocket
 from reactor.trace import Record
 
 OPTIONS = Options(
@@ -211,10 +211,9 @@ class Storm:
 
     def __init__(self, protocol: str, seed: int = 0, connections: int = 100) -> None:
         self.protocol = protocol
-        self.limit = DescriptorLimit(6 + connections // 3)
         self.system = SimulatedSystem(seed, link=LINK)
         self.weather = (
-            self.limit,
+            DescriptorLimit(6 + connections // 3),
             ShortWrites(0.3),
             ShortReads(0.3),
             TryAgain(0.05),

@@ -6,30 +6,30 @@ Where they differ, the simulation is wrong. K numbers are those of the facts the
 from __future__ import annotations
 
 import errno
-import socket
-import time
+import os
+import resource
+from contextlib import contextmanager
 from functools import partial
 
+import attrs
 import pytest
 
 from reactor.options import Limits, Options, Sockets
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
 from reactor.system import Address, System
 from reactor.testing import DescriptorLimit, SimulatedSystem
+from tests.simulation.kernels import PATIENCE, Kernel
 
-PATIENCE = 10.0
 SMALL = Options(sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096))
 
 
-class Kernel:
-    """One of the two, and the sockets made with it."""
+class Streams(Kernel):
+    """Listening sockets and connections of one transport."""
 
     def __init__(self, system: System, transport: str, path: str) -> None:
-        self.system = system
+        super().__init__(system)
         self.transport = transport
         self.path = path
-        self.opened: list = []
-        self.poller = system.poller("epoll" if not isinstance(system, SimulatedSystem) else None)
 
     @property
     def tcp(self) -> bool:
@@ -47,11 +47,15 @@ class Kernel:
 
     def connect(self, listening, options: Options | None = None):
         """A connected client's socket."""
-        address = Address(listening.family, listening.getsockname())
+        client = self.dial(Address(listening.family, listening.getsockname()), options)
+        self.system.finish_connect(client)
+        return client
+
+    def dial(self, address: Address, options: Options | None = None):
+        """A client's socket that has its answer, whatever it is."""
         client = self.system.start_connect(address, options or Options())
         self.opened.append(client)
         self.wait(client, WRITE)
-        self.system.finish_connect(client)
         return client
 
     def accept(self, listening):
@@ -67,14 +71,6 @@ class Kernel:
         server = self.accept(listening)
         self.system.close_listening(listening)
         return server, client
-
-    def events(self, sock, interest: int, timeout: float = 0.0) -> int:
-        """What one poll tells of one socket."""
-        self.poller.register(sock.fileno(), interest)
-        try:
-            return dict(self.poller.poll(timeout)).get(sock.fileno(), 0)
-        finally:
-            self.poller.unregister(sock.fileno())
 
     def wait(self, sock, interest: int) -> int:
         events = self.events(sock, interest, PATIENCE)
@@ -98,6 +94,14 @@ class Kernel:
                 quiet = 0 if self.events(sock, WRITE, 0.1) else quiet + 1
         return total
 
+    def send_for_ever(self, sock) -> None:
+        """Sends whenever it can, until an error ends it."""
+        while True:
+            try:
+                sock.send(b"x" * 1024)
+            except BlockingIOError:
+                self.wait(sock, WRITE)
+
     def drain(self, sock) -> tuple[int, str]:
         """Reads to the end: how much, and how it ended."""
         total = 0
@@ -110,34 +114,10 @@ class Kernel:
                 return total, "EOF"
             total += len(data)
 
-    def eventually(self, condition) -> None:
-        """The machine's kernel acknowledges in its own time."""
-        deadline = time.monotonic() + PATIENCE
-        while not condition():
-            assert time.monotonic() < deadline, "waited in vain"
-            self.poller.poll(0.001)
 
-    def close(self) -> None:
-        for sock in self.opened:
-            if sock.fileno() >= 0:
-                self.system.close(sock)
-        self.poller.close()
-
-
-@pytest.fixture(params=["real", "simulated"])
-def make_kernel(request, tmp_path, no_descriptor_left):
-    made = []
-
-    def make(transport: str) -> Kernel:
-        if transport == "tcp6" and request.param == "real" and not socket.has_ipv6:
-            pytest.skip("no IPv6 here")
-        system = System() if request.param == "real" else SimulatedSystem()
-        made.append(Kernel(system, transport, str(tmp_path / "socket")))
-        return made[-1]
-
-    yield make
-    for kernel in made:
-        kernel.close()
+@pytest.fixture
+def make_kernel(keep, tmp_path):
+    return lambda transport: keep(Streams, transport, str(tmp_path / "socket"))
 
 
 @pytest.fixture
@@ -300,6 +280,17 @@ def test_a_send_takes_what_there_is_room_for(kernel):
     sent = server.send(b"x" * 10_000_000)
     assert 0 < sent < 10_000_000
     assert len(kernel.recv(client)) > 0
+
+
+def test_a_user_timeout_counts_while_the_window_is_closed(tcp):
+    """TCP_USER_TIMEOUT: a peer that reads nothing for so long is given up, also when its kernel still answers."""
+    options = attrs.evolve(SMALL, sockets=attrs.evolve(SMALL.sockets, user_timeout=0.5))
+    server, client = tcp.pair(options)
+    with pytest.raises(TimeoutError):
+        tcp.send_for_ever(server)
+    assert tcp.events(server, 0) == HANGUP
+    assert tcp.system.outstanding(server) > 0
+    assert client.recv(1) == b"x"
 
 
 def test_outstanding_falls_to_zero_when_the_peer_has_it(tcp):
@@ -609,9 +600,7 @@ def test_nobody_listens(tcp):
     listening = tcp.listen()
     address = Address(listening.family, listening.getsockname())
     tcp.system.close_listening(listening)
-    client = tcp.system.start_connect(address, Options())
-    tcp.opened.append(client)
-    tcp.wait(client, WRITE)
+    client = tcp.dial(address)
     with pytest.raises(ConnectionRefusedError):
         tcp.system.finish_connect(client)
 
@@ -642,6 +631,57 @@ def test_an_address_is_bound_once(kernel):
     assert caught.value.errno == errno.EADDRINUSE
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "clash"),
+    [
+        ("0.0.0.0", "127.0.0.1", True),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("::", "::1", True),
+        (None, "127.0.0.1", True),
+        ("127.0.0.1", None, True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("0.0.0.0", "::1", False),
+        ("::", "0.0.0.0", False),
+    ],
+)
+def test_two_names_that_mean_one_address_cannot_both_be_bound(tcp, first, second, clash):
+    """All addresses include each of their family; without a host it is both families."""
+    (one,) = tcp.system.listen_tcp(first, 0, Options())
+    tcp.opened.append(one)
+    again = partial(tcp.system.listen_tcp, second, one.getsockname()[1], Options())
+    if clash:
+        with pytest.raises(OSError, match="cannot listen on") as caught:
+            again()
+        assert caught.value.errno == errno.EADDRINUSE
+    else:
+        tcp.opened += again()
+
+
+@pytest.mark.parametrize(("bound", "asked"), [("0.0.0.0", "::1"), ("::", "127.0.0.1")])
+def test_all_addresses_of_one_family_are_none_of_the_other(tcp, bound, asked):
+    """A caller who comes by the other is refused."""
+    (listening,) = tcp.system.listen_tcp(bound, 0, Options())
+    tcp.opened.append(listening)
+    (address,) = tcp.system.resolve_numeric(asked, listening.getsockname()[1])
+    client = tcp.dial(address)
+    with pytest.raises(ConnectionRefusedError):
+        tcp.system.finish_connect(client)
+
+
+def test_without_a_host_a_v4_caller_comes_as_v6_writes_it(tcp):
+    """One dual-stack socket hears both families."""
+    (listening,) = tcp.system.listen_tcp(None, 0, Options())
+    tcp.opened.append(listening)
+    (address,) = tcp.system.resolve_numeric("127.0.0.1", listening.getsockname()[1])
+    client = tcp.dial(address)
+    server = tcp.accept(listening)
+    host, port = client.getsockname()
+    assert server.getpeername() == (f"::ffff:{host}", port, 0, 0)
+    assert server.getsockname() == ("::ffff:127.0.0.1", listening.getsockname()[1], 0, 0)
+    client.send(b"hello")
+    assert tcp.recv(server) == b"hello"
+
+
 def test_names_of_both_ends_agree(tcp):
     """One side's name is the other's peer."""
     server, client = tcp.pair()
@@ -649,31 +689,49 @@ def test_names_of_both_ends_agree(tcp):
     assert server.getpeername() == client.getsockname()
 
 
-def test_no_descriptor_left_is_emfile_and_the_caller_waits(make_kernel):
-    """accept fails, and succeeds when a descriptor is free again: nobody was refused."""
-    import resource
+@contextmanager
+def famine(kernel: Streams):
+    """No descriptor is left, in the simulated process or in this one."""
+    if isinstance(kernel.system, SimulatedSystem):
+        kernel.system.faults = [DescriptorLimit(len(kernel.system.descriptors))]
+        yield
+        kernel.system.faults = []
+        return
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with open(os.devnull) as lowest_free:
+        number = lowest_free.fileno()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (number, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
-    kernel = make_kernel("tcp4")
+
+def test_no_descriptor_left_is_emfile_and_the_caller_waits(kernel):
+    """accept fails, and succeeds when a descriptor is free again: nobody was refused."""
     listening = kernel.listen()
     client, other = kernel.connect(listening), kernel.connect(listening)
     kernel.wait(listening, READ)
-    simulated = isinstance(kernel.system, SimulatedSystem)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if simulated:
-        kernel.system.faults = [DescriptorLimit(len(kernel.system.descriptors))]
-    else:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (other.fileno() + 1, before[1]))
-    try:
+    with famine(kernel):
         with pytest.raises(OSError, match="Too many open files") as caught:
             kernel.system.accept(listening)
         assert caught.value.errno == errno.EMFILE
         kernel.system.close(other)
         server = kernel.accept(listening)
-    finally:
-        if not simulated:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
     client.send(b"still here")
     assert kernel.recv(server) == b"still here"
+
+
+def test_with_no_descriptor_left_even_nobody_is_emfile(kernel):
+    """accept takes the descriptor first, and then looks who waits; a connect needs one, too."""
+    listening = kernel.listen()
+    address = Address(listening.family, listening.getsockname())
+    with famine(kernel):
+        for call in (lambda: kernel.system.accept(listening), lambda: kernel.system.start_connect(address, Options())):
+            with pytest.raises(OSError, match="Too many open files"):
+                call()
+    with pytest.raises(BlockingIOError):
+        kernel.system.accept(listening)
 
 
 # Unix sockets
@@ -685,6 +743,13 @@ def test_a_unix_peers_close_is_a_hang_up_at_once(unix):
     unix.system.close(client)
     assert unix.events(server, 0) == HANGUP
     assert unix.recv(server) == b""
+
+
+def test_a_unix_peer_that_is_gone_keeps_its_name(unix):
+    """Unlike TCP's ENOTCONN."""
+    server, client = unix.pair()
+    unix.system.close(server)
+    assert client.getpeername() == unix.path
 
 
 def test_what_a_unix_peer_sent_before_its_close_is_read_first(unix):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
 
 import pytest
 
@@ -13,46 +12,36 @@ from reactor.options import Datagrams, Group, Options, Sockets
 from reactor.pollers import ERROR, READ, WRITE
 from reactor.system import Address, System
 from reactor.testing import Link, SimulatedSystem, Stalled
+from tests.simulation.kernels import PATIENCE, Kernel
 
-PATIENCE = 10.0
 FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6, "unix": socket.AF_UNIX}
 
 
-class Kernel:
-    """One of the two, and the sockets made with it."""
+class Endpoints(Kernel):
+    """Datagram sockets of one family."""
 
     def __init__(self, system: System, kind: str, folder) -> None:
-        self.system, self.kind, self.folder = system, kind, folder
+        super().__init__(system)
+        self.kind, self.folder = kind, folder
         self.family = FAMILIES[kind]
-        self.sockets: list = []
-        self.poller = system.poller(None if isinstance(system, SimulatedSystem) else "epoll")
 
     def open(self, remote=None, options: Options | None = None, local: bool = True):
         if self.kind == "unix":
-            sockaddr = str(self.folder / f"socket{len(self.sockets)}")
+            sockaddr = str(self.folder / f"socket{len(self.opened)}")
         else:
             sockaddr = ("127.0.0.1", 0) if self.kind == "udp4" else ("::1", 0, 0, 0)
         here = Address(self.family, sockaddr) if local else None
         there = None if remote is None else Address(self.family, remote)
-        self.sockets.append(self.system.open_datagram(here, there, options or Options()))
-        return self.sockets[-1]
-
-    def events(self, sock, interest: int, timeout: float = 0.0) -> int:
-        self.poller.register(sock.fileno(), interest)
-        try:
-            return dict(self.poller.poll(timeout)).get(sock.fileno(), 0)
-        finally:
-            self.poller.unregister(sock.fileno())
+        self.opened.append(self.system.open_datagram(here, there, options or Options()))
+        return self.opened[-1]
 
     def receive(self, sock, most: int = 1 << 18):
         assert self.events(sock, READ, PATIENCE) & READ, "nothing came"
         return sock.recvfrom(most)
 
     def refusal(self, sock) -> OSError | None:
-        """What ICMP has said within a while; the machine's kernel takes its time."""
-        deadline = time.monotonic() + PATIENCE
-        while not self.events(sock, 0, 0.01) & ERROR:
-            assert time.monotonic() < deadline, "no error came"
+        """What ICMP has said within a while."""
+        self.eventually(lambda: self.events(sock, 0) & ERROR)
         return self.system.error(sock)
 
     def nobody(self):
@@ -70,24 +59,10 @@ class Kernel:
                 return count
         raise AssertionError("it took everything")
 
-    def close(self) -> None:
-        for sock in self.sockets:
-            if sock.fileno() >= 0:
-                self.system.close_listening(sock)
-        self.poller.close()
 
-
-@pytest.fixture(params=["real", "simulated"])
-def make_kernel(request, tmp_path, no_descriptor_left):
-    made = []
-
-    def make(kind: str) -> Kernel:
-        made.append(Kernel(System() if request.param == "real" else SimulatedSystem(), kind, tmp_path))
-        return made[-1]
-
-    yield make
-    for kernel in made:
-        kernel.close()
+@pytest.fixture
+def make_kernel(keep, tmp_path):
+    return lambda kind: keep(Endpoints, kind, tmp_path)
 
 
 @pytest.fixture(params=list(FAMILIES))

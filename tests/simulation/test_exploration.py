@@ -13,7 +13,7 @@ from reactor.system import System
 from reactor.testing import SimulatedSystem
 from reactor.testing.__main__ import main
 from reactor.testing.explore import explore, from_text, replay
-from reactor.testing.world import SCENARIOS
+from reactor.testing.machine import SCENARIOS
 
 # One scenario of each kind, which between them write fast and slowly, and keep open or not.
 DEEPER = ("tcp", "unix-keep-open", "pair-slow")

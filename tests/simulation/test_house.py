@@ -9,9 +9,34 @@ from pathlib import Path
 import pytest
 
 from reactor import testing
+from reactor.system import System
+from tests.test_house import imports_of
 
 STAGE = Path(testing.__file__).parent
 FILES = sorted(STAGE.glob("*.py"))
+
+# Top to bottom: a room of the stage imports only from rooms above it.
+ROOMS = [
+    # a kernel
+    "links",
+    "sockets",
+    "names",
+    "tcp",
+    "unix",
+    "datagrams",
+    "faults",
+    "peer",
+    "poller",
+    "kernel",
+    # what must hold on it
+    "grammar",
+    "fingerprint",
+    "machine",
+    "world",
+    "pair",
+    "explore",
+    "storm",
+]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -20,6 +45,15 @@ def test_a_file_opens_with_its_rules_in_at_most_25_lines(path):
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     assert text
     assert len(text.splitlines()) <= 25
+
+
+def test_a_room_of_the_stage_imports_only_from_rooms_above_it():
+    """And each has its place in the order."""
+    assert {path.stem for path in FILES} - {"__init__", "__main__"} == set(ROOMS)
+    for place, room in enumerate(ROOMS):
+        for name in imports_of(STAGE / f"{room}.py"):
+            if name.startswith("reactor.testing."):
+                assert name.split(".")[2] in ROOMS[:place], f"{room} imports {name}"
 
 
 def test_nothing_below_the_stage_knows_it():
@@ -45,3 +79,6 @@ def test_every_public_name_has_a_contract():
     for name in testing.__all__:
         thing = getattr(testing, name)
         assert inspect.getdoc(thing), name
+        for member, value in vars(thing).items():
+            if not member.startswith("_") and (callable(value) or isinstance(value, property)):
+                assert inspect.getdoc(getattr(thing, member)) or hasattr(System, member), f"{name}.{member}"

@@ -35,7 +35,7 @@ RARE = {state.name for state in STATES if state is not STARTING} | {
 }
 
 
-@pytest.mark.parametrize(("seeds", "connections"), [(2, 40), pytest.param(10, 50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("seeds", "connections"), [(2, 50), pytest.param(10, 50, marks=pytest.mark.slow)])
 def test_storms_leave_nothing_behind_and_visit_everything(seeds, connections):
     """Three protocols, some seeds; each storm checks itself, and together they miss no rare state."""
     visits: Counter[str] = Counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import time
 
 import pytest
@@ -14,6 +15,7 @@ from reactor.testing import (
     AbortedAccepts,
     BlackHole,
     DescriptorLimit,
+    Famine,
     Fault,
     Link,
     OneAtATime,
@@ -125,6 +127,19 @@ def test_the_world_acts_by_itself():
         assert peer.data == b""
         world.run(0.2)
         assert peer.data == b"late"
+
+
+def test_a_script_that_ends_twice_is_no_fault_of_the_reactors():
+    """`bad_calls` are the program's; a peer that has closed can be told to reset, and to close again."""
+    with World() as world:
+        peer = world.peer()
+        world.run()
+        peer.close()
+        peer.reset()
+        peer.close()
+        world.run()
+        assert world.system.bad_calls == []
+        assert world.protocols[0].lost is None
 
 
 # Links
@@ -254,6 +269,47 @@ def test_unacknowledged_data_times_out_as_the_option_says():
         assert protocol.report.unacknowledged == 8
 
 
+def test_a_user_timeout_starts_anew_with_each_acknowledgement():
+    """A peer that reads a little now and then is not given up; one that stops is, after as long as the option says."""
+    options = Options(sockets=Sockets(user_timeout=20.0, send_buffer_bytes=1000))
+    with World(Recorder, options=options, link=Link(receive_buffer_bytes=1000)) as world:
+        peer = world.peer()
+        world.run()
+        (protocol,) = world.protocols
+        peer.stop_reading()
+        protocol.connection.write(b"x" * 5000)
+        for _ in range(5):
+            world.run(15.0)
+            peer.read(100)
+        world.run(19.0)
+        assert not protocol.ended
+        world.run(2.0)
+        assert isinstance(protocol.lost, TimeoutError)
+        assert protocol.report.unacknowledged == 900
+
+
+def test_a_write_long_after_the_line_broke_is_given_up_as_late_as_any():
+    """The kernel's quarter of an hour begins with what nobody acknowledges, not with the first packet that was lost."""
+
+    class OursAreLost(Fault):
+        def on_packet(self, system, sender):
+            return 0.0 if sender.fd < 0 else math.inf
+
+    with World(Recorder) as world:
+        peer = world.peer()
+        world.run()
+        world.system.faults = [OursAreLost()]
+        peer.send(b"heard, and not acknowledged")
+        world.run(5000.0)
+        (protocol,) = world.protocols
+        protocol.connection.write(b"too late")
+        world.run(900.0)
+        assert not protocol.ended
+        world.run(30.0)
+        assert isinstance(protocol.lost, TimeoutError)
+        assert protocol.report.unacknowledged == 8
+
+
 def test_in_a_famine_of_descriptors_nobody_is_refused(caplog):
     """Callers wait in the queue until somebody leaves."""
     caplog.set_level(logging.INFO, "reactor")
@@ -285,6 +341,28 @@ def test_an_aborted_accept_costs_only_that_caller():
         world.run()
         assert [peer.ending for peer in peers] == ["reset", None]
         assert peers[1].data == b"me"
+
+
+def test_the_caller_of_an_aborted_accept_is_told_though_nobody_else_comes():
+    """Nothing else needs to happen for that."""
+    with World(faults=[AbortedAccepts(1.0)]) as world:
+        peer = world.peer()
+        world.run()
+        assert (peer.ending, world.protocols) == ("reset", [])
+
+
+def test_in_a_famine_nothing_is_opened():
+    """No connection is made either; afterwards it is."""
+    system = SimulatedSystem()
+    system.acceptor(("10.0.0.7", 80))
+    with Reactor(system=system) as reactor:
+        system.faults = [Famine(0.0, 10.0)]
+        early, late = Recorder(), Recorder()
+        reactor.connect(lambda: early, "10.0.0.7", 80)
+        reactor.call_later(10.0, reactor.connect, lambda: late, "10.0.0.7", 80)
+        system.run(reactor, until=lambda: late.calls)
+        assert "Too many open files" in str(early.failed)
+        assert late.calls == ["connection_made"]
 
 
 def test_a_rule_of_ones_own():
@@ -359,6 +437,60 @@ def test_a_full_queue_is_tried_again():
             peer.fin()
         world.run(10.0)
         assert peers[2].connected
+
+
+def test_callers_who_come_at_once_find_no_more_places_than_one_by_one():
+    """Over a line with latency, too: whose ACK finds a full queue is let in when there is room."""
+    options = Options(limits=Limits(backlog=1, connections=1))
+    with World(Recorder, options=options, link=Link(latency=0.1)) as world:
+        peers = [world.peer() for _ in range(5)]
+        world.run(2.0)
+        assert len(world.protocols) == 1
+        assert "waiting=2" in world.system.dump()
+        for peer in peers:
+            peer.send(b"served")
+            peer.fin()
+        world.run(60.0)
+        assert [bytes(protocol.data) for protocol in world.protocols] == [b"served"] * 5
+
+
+def test_a_scripted_server_lets_its_callers_wait():
+    """They are connected, and served when it accepts again."""
+    system = SimulatedSystem()
+    acceptor = system.acceptor(("10.0.0.7", 80))
+    acceptor.accepting = False
+    peer = system.peer(("10.0.0.7", 80))
+    assert (peer.connected, acceptor.peers) == (True, [])
+    acceptor.accepting = True
+    assert [server.sock.remote for server in acceptor.peers] == [peer.sock.local]
+
+
+def test_a_caller_whose_syn_was_dropped_meets_who_listens_when_it_comes_again():
+    """The listener that was full is gone by then, and another has its address."""
+    system = SimulatedSystem()
+    before = system.acceptor(("10.0.0.7", 80), backlog=0)
+    before.accepting = False
+    first, second = (system.peer(("10.0.0.7", 80)) for _ in range(2))
+    before.close()
+    after = system.acceptor(("10.0.0.7", 80))
+    with Reactor(system=system) as reactor:
+        system.run(reactor, seconds=2)
+    assert (first.ending, first.connected) == ("reset", True)
+    assert (second.ending, second.connected, len(after.peers)) == (None, True, 1)
+
+
+def test_ports_come_again_when_the_last_was_given_and_never_one_that_is_taken():
+    """More connections than there are ports: every port is one."""
+    system = SimulatedSystem()
+    acceptor = system.acceptor(("10.0.0.7", 50_000))
+    ports = set()
+    for _ in range(20_000):
+        peer = system.peer(("10.0.0.7", 50_000))
+        ports.add(peer.sock.local[1])
+        peer.reset()
+        acceptor.peers.clear()
+    assert (min(ports), max(ports)) == (49_152, 65_535)
+    assert 50_000 not in ports
 
 
 def test_threads_are_calls_that_take_no_time():

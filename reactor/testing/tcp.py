@@ -1,0 +1,357 @@
+"""Linux's TCP, as far as a program can tell: one end of a connection, its kernel's half, and the packets between both.
+
+Facts, with the numbers of the project's measurements:
+- A close with unread input is a reset, and so is late input after a close (K1, K2). A reset throws unsent output away,
+  never what has arrived (K6). It is told once, then a read gives b"" (K5); after the peer's FIN a read gives b"" and
+  only a send or SO_ERROR tells (K7); while our FIN waits, a read tells it (K8).
+- Readiness is tcp_poll()'s: HANGUP when both sides are shut, ERROR while an error waits, and neither can be masked
+  (K12). WRITE comes back when a third of the send buffer is free.
+- A full receive buffer closes the window. What is sent stays in the send buffer until it is acknowledged.
+
+A packet is a call of the other end's method, made when the packet arrives (`SimulatedSystem.post`), and the method is
+named by what arrives: data, an acknowledgement, a FIN, a reset. A socket whose descriptor was released lives on in the
+kernel as an orphan, until its last packets are gone.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+from typing import TYPE_CHECKING, Any
+
+from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.testing.links import Link
+from reactor.testing.sockets import Listening, StreamSocket, os_error
+
+if TYPE_CHECKING:
+    from reactor.testing.kernel import SimulatedSystem
+
+# How long Linux tries: a SYN (tcp_syn_retries 6), and unacknowledged data (tcp_retries2 15). tcp(7).
+SYN_PATIENCE = 127.0
+DATA_PATIENCE = 924.6
+# A SYN that met a full queue is sent again after so long, then twice as long; a SYN-ACK, too, but 5 times at most
+# (tcp_synack_retries).
+SYN_RETRY = 1.0
+SYN_ACK_LAST = 16.0
+
+
+class TcpSocket(StreamSocket):
+    """One end of a TCP connection."""
+
+    __slots__ = (
+        "connecting",
+        "dead",
+        "fin_acked",
+        "fin_came_first",
+        "fin_posted",
+        "in_flight",
+        "last_due",
+        "link",
+        "listener",
+        "orphan",
+        "out",
+        "patience",
+        "receive_capacity",
+        "reset_on_close",
+        "waits_since",
+        "was_reset",
+        "watched",
+    )
+
+    def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any, link: Link) -> None:
+        super().__init__(kernel, family, local, remote)
+        self.link = link
+        self.capacity = link.send_buffer_bytes
+        self.receive_capacity = link.receive_buffer_bytes
+        # Accepted by us and not acknowledged; the first `in_flight` bytes of it are on their way.
+        self.out = bytearray()
+        self.in_flight = 0
+        self.fin_posted = self.fin_acked = self.fin_came_first = False
+        self.connecting = False
+        # Reset, refused, timed out: nothing comes or goes any more.
+        self.dead = False
+        # A reset from the peer arrived.
+        self.was_reset = False
+        # The program closed it; the kernel still sends what it had accepted.
+        self.orphan = False
+        self.reset_on_close = False
+        # Packets of one direction arrive in order.
+        self.last_due = 0.0
+        # How long our output may stay unacknowledged, and since when nothing of it was acknowledged.
+        self.patience = math.inf
+        self.waits_since = 0.0
+        self.watched = False  # a look at both is armed
+        self.listener: Listening | None = None
+
+    @property
+    def over(self) -> bool:
+        """Both sides have ended, and ours is acknowledged: TIME-WAIT, or CLOSED."""
+        return self.fin_acked and self.fin_received
+
+    def events(self) -> int:
+        if self.connecting:
+            return 0
+        events = ERROR if self.error_number else 0
+        if self.dead:
+            return events | READ | WRITE | HANGUP
+        if self.inbox or self.fin_received:
+            events |= READ
+        if self.shut:
+            events |= WRITE | HANGUP if self.fin_received else WRITE
+        elif 3 * len(self.out) <= 2 * self.capacity:
+            events |= WRITE
+        return events
+
+    # What the program calls
+
+    def check_send(self) -> None:
+        if self.error_number:
+            raise os_error(self.take_error())
+        if self.shut or self.dead:
+            raise os_error(errno.EPIPE)
+
+    def room(self) -> int:
+        return 0 if self.connecting else self.capacity - len(self.out)
+
+    def put(self, data: bytes) -> None:
+        self.owe()
+        self.out += data
+        self.transmit()
+
+    def recv_nothing(self) -> bytes:
+        if self.fin_received:
+            return b""
+        if self.error_number:
+            raise os_error(self.take_error())
+        if self.dead:
+            return b""
+        raise os_error(errno.EAGAIN)
+
+    def was_read(self) -> None:
+        if not self.dead and self.peer is not None and self.peer.out:
+            self.kernel.post(self, self.peer.window_opened)
+
+    def getpeername(self) -> Any:
+        self.check("getpeername")
+        if self.dead or self.connecting or self.over:
+            raise os_error(errno.ENOTCONN)
+        return self.remote
+
+    def shutdown_output(self) -> None:
+        self.check("shutdown")
+        if self.dead or self.connecting or self.over:
+            raise os_error(errno.ENOTCONN)
+        self.end_output()
+        self.kernel.pump()
+
+    def end_output(self) -> None:
+        if not self.shut:
+            self.owe()
+            self.shut = True
+            self.fin_came_first = self.fin_received
+            self.transmit()
+            self.touch()
+
+    def outstanding(self) -> int:
+        """SIOCOUTQ (K9). A reset does not change it: what was not acknowledged by then never will be."""
+        return len(self.out) + (self.shut and not self.fin_acked)
+
+    def state(self) -> str:
+        """The state of RFC 9293."""
+        if self.dead or self.over:
+            return "CLOSED"
+        if self.connecting:
+            return "SYN-SENT"
+        if not self.shut:
+            return "CLOSE-WAIT" if self.fin_received else "ESTABLISHED"
+        if self.fin_acked:
+            return "FIN-WAIT-2"
+        if not self.fin_received:
+            return "FIN-WAIT-1"
+        return "LAST-ACK" if self.fin_came_first else "CLOSING"
+
+    def close(self) -> None:
+        if not self.release():
+            return
+        if self.dead or self.over:
+            return
+        if self.connecting or self.inbox or self.reset_on_close:
+            self.send_reset()
+        else:
+            self.orphan = True
+            self.end_output()
+        self.kernel.pump()
+
+    def vanish(self) -> None:
+        self.released = True
+        if not self.dead:
+            self.send_reset()
+
+    # What the kernel does
+
+    def transmit(self) -> None:
+        """Sends what the peer's window takes, and our FIN behind the last byte."""
+        peer, post = self.peer, self.kernel.post
+        if self.dead or self.connecting:
+            return
+        room: int = peer.receive_capacity - len(peer.inbox) - self.in_flight
+        while True:
+            count = min(len(self.out) - self.in_flight, room, self.link.segment_bytes)
+            if count <= 0:
+                break
+            data = bytes(self.out[self.in_flight : self.in_flight + count])
+            self.in_flight += count
+            room -= count
+            post(self, peer.data_arrived, data)
+        if self.shut and not self.fin_posted and self.in_flight == len(self.out):
+            self.fin_posted = True
+            post(self, peer.fin_arrived)
+
+    def data_arrived(self, data: bytes) -> None:
+        if self.dead or self.orphan:
+            # Nobody will read it: the sender must not believe that it was taken.
+            self.refuse()
+            return
+        self.inbox += data
+        self.kernel.post(self, self.peer.acknowledged, len(data))
+        self.touch()
+
+    def acknowledged(self, count: int) -> None:
+        if self.dead:
+            return
+        del self.out[:count]
+        self.in_flight -= count
+        self.waits_since = self.kernel.now
+        self.transmit()
+        self.touch()
+
+    def window_opened(self) -> None:
+        self.transmit()
+
+    def fin_arrived(self) -> None:
+        if self.dead:
+            self.refuse()
+            return
+        self.fin_received = True
+        self.kernel.post(self, self.peer.fin_acknowledged)
+        self.touch()
+
+    def fin_acknowledged(self) -> None:
+        self.fin_acked = True
+        self.touch()
+
+    def refuse(self) -> None:
+        if not self.dead or not self.peer.dead:
+            self.send_reset()
+
+    def send_reset(self) -> None:
+        self.dead = True
+        if self.peer is not None:
+            self.kernel.post(self, self.peer.reset_arrived)
+
+    def reset_arrived(self) -> None:
+        if self.dead or self.over:
+            return
+        if self.connecting:
+            self.fail(errno.ECONNREFUSED)
+            return
+        self.was_reset = True
+        self.fail(errno.EPIPE if self.fin_received and not self.shut else errno.ECONNRESET)
+
+    def fail(self, number: int) -> None:
+        """The kernel gives up: a reset, a refusal, or nobody answered."""
+        if self.dead:
+            return
+        self.connecting = False
+        self.dead = True
+        if not self.orphan:
+            self.error_number = number
+            self.touch()
+
+    # Giving up
+
+    def owe(self) -> None:
+        """Output is to come: from now on the peer's TCP owes us an acknowledgement, if it did not before."""
+        if not self.outstanding():
+            self.waits_since = self.kernel.now
+        self.watch_patience()
+
+    def cut_off(self) -> None:
+        """Packets of this connection are lost from now on. Without an answer the kernel gives up at some time.
+
+        A closed window alone is no reason: probes of it are answered. Only TCP_USER_TIMEOUT counts that, too (tcp(7)).
+        """
+        if self.patience == math.inf:
+            self.patience = DATA_PATIENCE
+            self.waits_since = self.kernel.now
+        self.watch_patience()
+
+    def watch_patience(self) -> None:
+        if not self.watched and self.patience < math.inf:
+            self.watched = True
+            self.kernel.after(self.waits_since + self.patience - self.kernel.now, self.lose_patience, self.waits_since)
+
+    def lose_patience(self, waited_since: float) -> None:
+        """Gives up, unless something was acknowledged meanwhile."""
+        self.watched = False
+        if not self.dead and self.outstanding():
+            if self.waits_since == waited_since:
+                self.fail(errno.ETIMEDOUT)
+            else:
+                self.watch_patience()
+
+    # The handshake
+
+    def syn(self, patience: float = SYN_PATIENCE, retry: float = SYN_RETRY) -> None:
+        """A SYN of ours arrives: at a listener, or at nobody's door."""
+        kernel = self.kernel
+        if self.dead:
+            return
+        listener = kernel.listening.find(self.remote)
+        if listener is None or listener.released:
+            kernel.post(self, self.refused)
+        elif listener.full:
+            # Dropped, and sent again; the last silence is told as a time-out.
+            if patience > retry:
+                kernel.after(retry, self.syn, patience - retry, 2 * retry)
+            else:
+                kernel.after(patience, self.timed_out)
+        else:
+            child = kernel.child(self, listener)
+            kernel.post(child, self.syn_acknowledged, child)
+
+    def refused(self) -> None:
+        self.reset_arrived()
+
+    def timed_out(self) -> None:
+        self.fail(errno.ETIMEDOUT)
+
+    def syn_acknowledged(self, child: TcpSocket) -> None:
+        if self.dead:
+            self.kernel.post(self, child.reset_arrived)
+            return
+        self.connecting = False
+        self.peer, child.peer = child, self
+        self.kernel.post(self, child.established)
+        self.touch()
+
+    def established(self, retry: float = SYN_RETRY) -> None:
+        """The ACK of our SYN-ACK arrives. Into a queue that is full by now it is dropped, and asked for again."""
+        listener = self.listener
+        assert listener is not None
+        if self.dead:
+            return
+        if listener.released:
+            self.vanish()
+        elif not listener.full:
+            listener.admit(self)
+        elif retry <= SYN_ACK_LAST:
+            self.kernel.after(retry, self.established, 2 * retry)
+        else:
+            self.dead = True  # nobody is told; what the caller sends from now on is answered by a reset
+
+    def __repr__(self) -> str:
+        return (
+            f"<tcp {self.place} {self.local}-{self.remote} {self.state()} unread={len(self.inbox)}"
+            f" unacknowledged={self.outstanding()} interest={self.interest}>"
+        )
