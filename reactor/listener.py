@@ -146,7 +146,7 @@ class Listener:
         self._accept_up_to(door, self._options.limits.accepts_per_turn)
 
     def _accept_up_to(self, door: Door, most: int) -> None:
-        loop, system = self._loop, self._loop.system
+        loop, system, accepted_before = self._loop, self._loop.system, self._accepted
         limited = self._options.limits.connections is not None
         for _ in range(most):
             if not door.open or (limited and self._is_full()):
@@ -160,7 +160,10 @@ class Listener:
                 if exc.errno in PEER_GONE:
                     continue
                 if exc.errno in EXHAUSTED:
-                    self._starve(exc)
+                    # The kernel wants a descriptor before it looks whether anybody waits; after a caller, the poller
+                    # will tell. Who closes cannot wait for that.
+                    if self._accepted == accepted_before or self._closing:
+                        self._starve(exc)
                     return
                 logger.error("%r cannot accept any more", self, exc_info=exc)
                 self.lose(door)
@@ -218,10 +221,7 @@ class Listener:
         if self._closing:
             self._close()
             return
-        self._watch()
-        for door in tuple(self._doors):
-            if door.registered:
-                self.accept(door)
+        self._watch()  # the poller tells whether anybody still waits
 
     def _stop_retrying(self) -> None:
         self._loop.starved.pop(self, None)

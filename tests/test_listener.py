@@ -240,7 +240,7 @@ def test_closing_lets_in_who_waits_and_refuses_who_comes_later(reactor):
 
 
 class Famished(System):
-    """A machine whose accept fails as it is told to."""
+    """A machine whose accept fails as it is told to: an errno for each call to come, 0 for one that does not fail."""
 
     def __init__(self):
         super().__init__()
@@ -249,8 +249,8 @@ class Famished(System):
 
     def accept(self, listening):
         self.accepts += 1
-        if self.failures:
-            raise OSError(self.failures.pop(0), "told to fail")
+        if self.failures and (number := self.failures.pop(0)):
+            raise OSError(number, "told to fail")
         return super().accept(listening)
 
 
@@ -286,6 +286,21 @@ def test_a_shortage_is_waited_out_with_a_back_off_and_one_warning(poller, shorta
         record.message for record in caplog.records if record.levelno == logging.WARNING and "pauses" in record.message
     ]
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+def test_the_last_descriptor_is_no_famine_while_nobody_waits_for_another(poller, caplog):
+    """accept(2) wants a descriptor before it looks whether anybody is there: nothing is told, nothing is tried again."""
+    system = FamishedByClock()
+    with Reactor(poller=poller, system=system) as reactor:
+        server = Server(reactor)
+        peer, _ = server.connected()
+        with peer, server.peer():
+            system.failures = [0, errno.EMFILE]
+            turn_until(reactor, lambda: len(server.protocols) == 2)
+            accepts = system.accepts
+            system.skip(reactor, 5, step=1)
+            assert (system.accepts, reactor.statistics().timers) == (accepts, 0)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_a_freed_descriptor_ends_the_wait_and_what_lingers_gives_way(poller):
