@@ -331,7 +331,7 @@ class Reactor(Loop):
         """Runs what blocks in a thread; then calls `done(future)` in the loop, with its result or exception in it.
 
         Without `done`, an exception is logged. `run()` waits for it. `close()` cancels what has not begun, and calls no
-        `done` any more.
+        `done` any more; what has begun goes on, and the program ends only when it does.
         """
         self.check_open("run_in_thread()")
         future = self.system.submit(function, *args)
@@ -480,6 +480,8 @@ class Reactor(Loop):
             connections=len(self.connections),
             listeners=len(self.listeners),
             timers=len(self.timers),
+            watched=len(self.ends) - 1,  # the waker is nobody's business
+            elsewhere=len(self.outside),
             ended=self.totals.copy(),
         )
 

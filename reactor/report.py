@@ -110,6 +110,10 @@ class Statistics:
     connections: int
     listeners: int
     timers: int
+    # Descriptors that are watched: of all these, of connects, of datagram endpoints, and foreign ones.
+    watched: int
+    # What is under way elsewhere and will come back: connects and calls in threads.
+    elsewhere: int
     # The connections that have ended.
     ended: Totals
 

@@ -19,7 +19,8 @@ import struct
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
 
 import attrs
@@ -212,7 +213,7 @@ class System:
 
     def _listen_at(self, address: Address, options: opt.Options, dual_stack: bool) -> Socket:
         sock = _Listening6() if address.family == socket.AF_INET6 else _Listening4()
-        try:
+        with self._or_closed(sock, f"cannot listen on {address}"):
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if options.sockets.reuse_port:
@@ -224,28 +225,28 @@ class System:
             self._set_options(sock, options.sockets)
             sock.bind(address.sockaddr)
             sock.listen(options.limits.backlog)
-        except OSError as exc:
-            sock.close()
-            raise named(exc, f"cannot listen on {address}") from exc
-        except BaseException:
-            sock.close()
-            raise
         return sock
+
+    @contextmanager
+    def _or_closed(self, sock: socket.socket, doing: str) -> Iterator[None]:
+        """What cannot be had leaves nothing behind, and an OSError says what was attempted."""
+        try:
+            yield
+        except OSError as exc:
+            self.close_listening(sock)
+            raise named(exc, doing) from exc
+        except BaseException:
+            self.close_listening(sock)
+            raise
 
     def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
         """A listening Unix socket. A file left behind by a dead server is replaced; a live one is EADDRINUSE."""
         path = os.fsdecode(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
+        with self._or_closed(sock, f"cannot listen on {path!r}"):
             sock.setblocking(False)
             self._bind_unix(sock, path)
             sock.listen(options.limits.backlog)
-        except OSError as exc:
-            sock.close()
-            raise named(exc, f"cannot listen on {path!r}") from exc
-        except BaseException:
-            sock.close()
-            raise
         return [sock]
 
     def _bind_unix(self, sock: socket.socket, path: str) -> None:

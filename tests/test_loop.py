@@ -597,6 +597,7 @@ def test_statistics_count(reactor):
         turn_until(reactor, lambda: protocol.data == b"abc")
         now = reactor.statistics()
         assert (now.connections, now.listeners, now.ended.connections) == (1, 1, 0)
+        assert (now.watched, now.elsewhere) == (2, 0)
         assert reactor.connections == (protocol.connection,)
         assert reactor.listeners == (server.listener,)
     turn_until(reactor, lambda: protocol.ended)

@@ -13,7 +13,7 @@ import pygame
 
 from reactor import Connection, Reactor
 from samples.echo import Echo
-from samples.embedding import DRAIN_TIMEOUT, port_of, say_where, status_of
+from samples.embedding import DRAIN_TIMEOUT, listen, port_of, say_where, status_of
 
 # Seconds.
 FRAME = 1 / 60
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pygame.display.set_caption("echo")
     lamps: dict[Lamp, None] = {}
     with Reactor() as reactor:
-        listener = reactor.listen(lambda: Lamp(lamps), "127.0.0.1", port)
+        listener = listen(reactor, port, lambda: Lamp(lamps))
         reactor.drain_on_signals(DRAIN_TIMEOUT)
         say_where(listener)
         due = reactor.time()

@@ -128,12 +128,12 @@ class Monitor:
 
     def _is_needed(self) -> bool:
         """Whether anything but the monitor is left that could ever wake the reactor."""
-        reactor, own = self.reactor, self.listener.connections
+        now, own = self.reactor.statistics(), self.listener.connections
         peers = 0 if self.teacher is None else self.teacher.watched()
         # An own connection waits with one deadline, for a request or for its end; only one that is told news has none.
         timers = own - self.pages
-        # Ours, too: the loop's waker, and the one socket that the monitor listens on.
-        return bool(len(reactor.ends) > own + peers + 2 or reactor.outside or len(reactor.timers) > timers)
+        # Ours, too: the one socket that the monitor listens on.
+        return bool(now.watched > own + peers + 1 or now.elsewhere or now.timers > timers)
 
     def _end(self) -> None:
         if self.teacher is not None:
