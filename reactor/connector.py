@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reactor.addresses import Address
 from reactor.connection import Connection
 from reactor.errors import ConnectFailed
 from reactor.loop import Loop
@@ -27,7 +28,7 @@ from reactor.pollers import INVALID, WRITE
 from reactor.protocol import Protocol
 from reactor.racing import GiveUp, Race, Start, Wait, Win
 from reactor.secure import Secure
-from reactor.system import Address, Socket
+from reactor.system import Socket
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:

@@ -27,13 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from reactor.addresses import SocketAddress, address_text, is_sendable
 from reactor.buffers import as_view
 from reactor.errors import TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
 from reactor.protocol import DatagramProtocol
-from reactor.system import DatagramSocket, SocketAddress, address_text, is_sendable
+from reactor.system import DatagramSocket
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:

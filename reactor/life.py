@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from reactor import lifecycle
+from reactor.addresses import SocketAddress, address_text
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
 from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
@@ -30,7 +31,7 @@ from reactor.loop import Loop
 from reactor.options import Deadlines, Options, Watermarks
 from reactor.pollers import READ, WRITE
 from reactor.report import Report
-from reactor.system import Socket, SocketAddress, address_text
+from reactor.system import Socket
 from reactor.timers import TimerHandle
 from reactor.trace import Observer, Record
 

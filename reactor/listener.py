@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from reactor.addresses import SocketAddress, address_text
 from reactor.connection import Connection
 from reactor.errors import EXHAUSTED, PEER_GONE, TRY_AGAIN
 from reactor.lifecycle import LINGER
@@ -22,7 +23,7 @@ from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import INVALID, READ
 from reactor.secure import Secure
-from reactor.system import Socket, SocketAddress, address_text
+from reactor.system import Socket
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from reactor.addresses import Address, check_port
 from reactor.connection import Connection
 from reactor.connector import Connector
 from reactor.datagram import Datagram
@@ -24,7 +25,7 @@ from reactor.pollers import READ, WRITE
 from reactor.report import DrainSummary, Statistics, Totals
 from reactor.service import ServiceManager
 from reactor.signals import Signals
-from reactor.system import Address, System, check_port
+from reactor.system import System
 from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:

@@ -21,9 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, TypeAlias
-
-import attrs
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 try:
     # Here, and not where it is used: in a famine of descriptors nothing more can be imported.
@@ -33,13 +31,12 @@ except ImportError:  # pragma: no cover (Windows)
 
 from reactor import options as opt
 from reactor import pollers, service
+from reactor.addresses import Address, SocketAddress, check_port
 from reactor.buffers import FileRange
 from reactor.errors import WAIT, FileUnusable, named
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
-
-SocketAddress: TypeAlias = Any
 
 _LINUX = sys.platform == "linux"
 # sockios.h: bytes in the send queue that the peer's TCP has not acknowledged, our FIN counted as one.
@@ -62,8 +59,6 @@ _TCP_STATES = (
 )
 # SO_LINGER on, zero seconds: close sends RST (socket(7), RFC 9293 3.10.4 ABORT).
 _RESET = struct.pack("ii", 1, 0)
-# A port, and of an IPv6 address the flow label and the scope.
-_MOST_IN_ADDRESS = (65535, 2**20 - 1, 2**32 - 1)
 # Ports tried so that every address of a name gets the same free one.
 _SAME_PORT_TRIES = 16
 
@@ -87,52 +82,6 @@ class DatagramSocket(Socket, Protocol):
 
     def recvfrom(self, bufsize: int, /) -> tuple[bytes, SocketAddress]: ...
     def sendto(self, data: Any, address: SocketAddress, /) -> int: ...
-
-
-@attrs.frozen
-class Address:
-    """Where to listen or to connect: a family and what the kernel takes for it."""
-
-    family: int
-    sockaddr: SocketAddress
-
-    def __str__(self) -> str:
-        return address_text(self.sockaddr)
-
-
-def address_text(sockaddr: SocketAddress) -> str:
-    """An address as people write it: 127.0.0.1:80, [::1]:80, /run/socket, @abstract, or `unnamed`."""
-    if isinstance(sockaddr, tuple):
-        host, port = sockaddr[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    if isinstance(sockaddr, bytes):
-        sockaddr = "@" + sockaddr.lstrip(b"\0").decode("utf-8", "backslashreplace") if sockaddr else ""
-    return str(sockaddr) or "unnamed"
-
-
-def check_port(port: object) -> int:
-    """A TCP port; ValueError otherwise."""
-    if type(port) is not int or not 0 <= port <= 65535:
-        raise ValueError(f"a port is a whole number from 0 to 65535, not {port!r}")
-    return port
-
-
-def is_sendable(family: int, address: object) -> bool:
-    """Whether a datagram can be sent there without asking anybody: numbers, or a Unix path."""
-    if family == socket.AF_UNIX:
-        return isinstance(address, (str, bytes))
-    if not isinstance(address, tuple) or not 2 <= len(address) <= (4 if family == socket.AF_INET6 else 2):
-        return False
-    host, *numbers = address
-    # Port, and for v6 the flow and the scope.
-    limits = zip(numbers, _MOST_IN_ADDRESS, strict=False)
-    if any(type(number) is not int or not 0 <= number <= most for number, most in limits):
-        return False
-    try:
-        socket.inet_pton(family, host.partition("%")[0])
-    except (OSError, ValueError, AttributeError):
-        return False
-    return True
 
 
 class _Listening4(socket.socket):
@@ -191,7 +140,7 @@ class System:
             try:
                 for address in self._passive_addresses(host, port):
                     if sockets and port == 0:
-                        address = _with_port(address, sockets[0].getsockname()[1])
+                        address = address.with_port(sockets[0].getsockname()[1])
                     sockets.append(self._listen_at(address, options, dual_stack=not host))
             except OSError as exc:
                 for sock in sockets:
@@ -623,11 +572,6 @@ class _AnyThreadsSocket(socket.socket):
     def close(self) -> None:
         with self._lock:
             super().close()
-
-
-def _with_port(address: Address, port: int) -> Address:
-    host, _, *rest = address.sockaddr
-    return attrs.evolve(address, sockaddr=(host, port, *rest))
 
 
 def _is_stale_socket(path: str) -> bool:

@@ -16,9 +16,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Words, pure rooms, and the loop: as the plan of the house (tests/test_house.py) has them.
 ROOMS = ("errors", "options", "report", "trace", "protocol")
-ROOMS += ("lifecycle", "deadlines", "buffers", "framing", "tls", "timers", "racing", "loop")
-TESTS = ("buffers", "coverage_rooms", "deadlines", "embedding", "framing", "lifecycle", "loop", "operations", "options")
-TESTS += ("racing", "threads", "timers", "tls")
+ROOMS += ("addresses", "lifecycle", "deadlines", "buffers", "framing", "tls", "timers", "racing", "loop")
+TESTS = ("addresses", "buffers", "coverage_rooms", "deadlines", "embedding", "errors", "framing", "lifecycle", "loop")
+TESTS += ("operations", "options", "racing", "threads", "timers", "tls")
 # They take half a minute.
 _PATIENCE = 600.0
 

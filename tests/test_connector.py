@@ -12,7 +12,8 @@ import threading
 import pytest
 
 from reactor import ConnectFailed, Deadlines, Options, Reactor
-from reactor.system import Address, System
+from reactor.addresses import Address
+from reactor.system import System
 from tests.closing.support import Clock
 from tests.helpers import Recorder, Server, turn_until
 

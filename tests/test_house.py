@@ -25,6 +25,7 @@ ROOMS = [
     "trace",
     "protocol",
     # pure
+    "addresses",
     "lifecycle",
     "deadlines",
     "buffers",
@@ -66,8 +67,8 @@ OPERATING_SYSTEM = {
     "ssl",
     "fcntl",
 }
-# What only names a type, or formats a path, asks the system nothing.
-TYPES_ONLY = {("loop", "selectors"), ("reactor", "selectors"), ("tls", "ssl")}
+# What only names a type, or checks and formats a value, asks the system nothing.
+TYPES_ONLY = {("addresses", "socket"), ("loop", "selectors"), ("reactor", "selectors"), ("tls", "ssl")}
 
 
 def imports_of(path: Path) -> set[str]:

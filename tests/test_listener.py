@@ -13,7 +13,8 @@ import textwrap
 import pytest
 
 from reactor import Deadlines, Keepalive, Limits, Options, Protocol, Reactor, Sockets
-from reactor.system import Address, System, address_text
+from reactor.addresses import Address
+from reactor.system import System
 from tests.closing.support import Clock
 from tests.helpers import Peer, Recorder, Server, turn_until
 
@@ -289,7 +290,7 @@ def test_a_shortage_is_waited_out_with_a_back_off_and_one_warning(poller, shorta
 
 
 def test_the_last_descriptor_is_no_famine_while_nobody_waits_for_another(poller, caplog):
-    """accept(2) wants a descriptor before it looks whether anybody is there: nothing is told, nothing is tried again."""
+    """accept(2) wants a descriptor before it looks whether anybody is there: nothing is told or tried again."""
     system = FamishedByClock()
     with Reactor(poller=poller, system=system) as reactor:
         server = Server(reactor)
@@ -340,22 +341,6 @@ def test_an_error_of_the_listening_socket_itself_ends_it_loudly(poller, caplog):
             turn_until(reactor, lambda: not reactor.listeners)
             assert peer.read_to_end() == "reset"
         assert "cannot accept any more" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("sockaddr", "text"),
-    [
-        (("127.0.0.1", 80), "127.0.0.1:80"),
-        (("::1", 80, 0, 0), "[::1]:80"),
-        ("/run/socket", "/run/socket"),
-        ("", "unnamed"),
-        (b"\0abstract", "@abstract"),
-        (b"", "unnamed"),
-    ],
-)
-def test_addresses_read_as_people_write_them(sockaddr, text):
-    """v4, v6, paths, abstract names, no name."""
-    assert address_text(sockaddr) == text
 
 
 def test_an_abstract_socket_is_served(reactor):

@@ -20,7 +20,7 @@ HOUSE = ROOT / "tests" / "test_house.py"
 # What each floor of the house is for.
 FLOORS = {
     "words": "what is said: errors, options, records, callbacks",
-    "pure": "no sockets, no clock: the table, buffers, timers, TLS as bytes in and bytes out",
+    "pure": "no sockets, no clock: addresses, the table, buffers, timers, TLS as bytes in and bytes out",
     "seam": "all that touches the operating system; the simulated kernel plugs in here",
     "loop": "one turn after another, in a fixed order",
     "ends": "what the loop serves: connections, listeners, connects, datagrams, foreign descriptors, signals",

@@ -35,9 +35,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from reactor import options as opt
 from reactor import pollers
+from reactor.addresses import Address, SocketAddress, address_text, check_port
 from reactor.buffers import FileRange
-from reactor.system import Address, Socket, SocketAddress, System, address_text, check_port
 from reactor.system import DatagramSocket as SystemDatagramSocket
+from reactor.system import Socket, System
 from reactor.testing.datagrams import DatagramSocket
 from reactor.testing.faults import Fault
 from reactor.testing.links import Link

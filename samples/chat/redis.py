@@ -22,7 +22,7 @@ import attrs
 import hiredis
 
 from reactor import ConnectFailed, Connection, Connector, Deadlines, Options, Protocol, Reactor, TimerHandle
-from reactor.system import check_port
+from reactor.addresses import check_port
 from samples.common import reason
 
 PORT = 6379

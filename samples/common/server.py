@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor import Listener, Reactor
-from reactor.system import Socket, System, address_text
+from reactor.addresses import address_text
+from reactor.system import Socket, System
 from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import server_context
 from samples.common.places import Place, close_all, opened, places_of

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from reactor.system import check_port
+from reactor.addresses import check_port
 
 # Far more than any machine has use for: a mistyped number must not fill the process table.
 _MOST_WORKERS = 256

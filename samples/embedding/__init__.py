@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from reactor import Listener, Protocol, Reactor
-from reactor.system import address_text
+from reactor.addresses import address_text
 from samples import common
 from samples.echo import Echo
 

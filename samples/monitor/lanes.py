@@ -22,9 +22,9 @@ from typing import Any
 import attrs
 
 from reactor import Connection
+from reactor.addresses import address_text
 from reactor.lifecycle import CLOSED
 from reactor.report import Report
-from reactor.system import address_text
 from reactor.trace import Record
 
 # A page of more is read by nobody, and asking the kernel about each takes some 15 us: 6 ms for all of them.

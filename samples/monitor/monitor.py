@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor import Connection, Listener, Reactor
+from reactor.addresses import address_text
 from reactor.report import Totals
-from reactor.system import address_text
 from reactor.trace import Record
 from samples.monitor.lanes import Lanes
 from samples.monitor.pulse import TICK, Pulse

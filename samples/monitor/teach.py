@@ -23,7 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from reactor import Connection, Listener, Reactor
-from reactor.system import address_text
+from reactor.addresses import address_text
 
 MOST_PEERS = 8
 # The most that one order sends: enough to fill every buffer between two sockets, twice.

@@ -40,10 +40,10 @@ from reactor import (
     Reactor,
     TimerHandle,
 )
+from reactor.addresses import SocketAddress, address_text
 from reactor.connector import Connector
 from reactor.errors import EXHAUSTED
 from reactor.relaying import Relay, relay
-from reactor.system import SocketAddress, address_text
 from reactor.tls import codecs
 from samples.common import pairs, reason
 from samples.proxy.header import Address, Header, Malformed, build, parse

@@ -26,8 +26,8 @@ import attrs
 import h11
 
 from reactor import Connection, Listener, Options, Protocol, Reactor, TimerHandle
+from reactor.addresses import address_text
 from reactor.options import KiB
-from reactor.system import address_text
 from samples.web.heads import Settings, announced, request_of, unreadable, wrong_in
 from samples.web.messages import Fields, Piece, Request, Response, Site, Stream, Upgrade, say
 

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from reactor import Listener, Reactor
-from reactor.system import address_text
+from reactor.addresses import address_text
 from samples import chat, common
 from samples.chat import joining
 from samples.webchat.server import Settings, serve

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from reactor import Deadlines, Options, Reactor
+from reactor.addresses import Address
 from reactor.pollers import POLLERS
-from reactor.system import Address, System
+from reactor.system import System
 from reactor.testing import BlackHole, SimulatedSystem
 from tests.closing.support import LINUX, Clock
 from tests.helpers import PATIENCE, Recorder, Server, turn_until

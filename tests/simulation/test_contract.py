@@ -14,9 +14,10 @@ from functools import partial
 import attrs
 import pytest
 
+from reactor.addresses import Address
 from reactor.options import Limits, Options, Sockets
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
-from reactor.system import Address, System
+from reactor.system import System
 from reactor.testing import DescriptorLimit, SimulatedSystem
 from tests.simulation.kernels import PATIENCE, Kernel
 

@@ -8,9 +8,10 @@ import socket
 import pytest
 
 from reactor import Aborted, DatagramProtocol, Reactor
+from reactor.addresses import Address
 from reactor.options import Datagrams, Group, Options, Sockets
 from reactor.pollers import ERROR, READ, WRITE
-from reactor.system import Address, System
+from reactor.system import System
 from reactor.testing import Link, SimulatedSystem, Stalled
 from tests.simulation.kernels import PATIENCE, Kernel
 
