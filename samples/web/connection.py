@@ -265,7 +265,7 @@ class Http(Protocol):
         if self.connection.get_write_buffer_size() <= self.connection.get_write_buffer_limits()[1]:
             return False
         if not self._writing_paused:
-            self._reactor.call_soon(self._look_again)
+            self.connection.call_soon(self._look_again)
         return True
 
     def _look_again(self) -> None:
@@ -309,7 +309,7 @@ class Http(Protocol):
         """For the open stream. What follows comes in a call of its own, not inside the stream's."""
         self._stream = None
         self.connection.write(self._http.send(h11.EndOfMessage()))
-        self._reactor.call_soon(self._after_stream)
+        self.connection.call_soon(self._after_stream)
 
     def abort_stream(self) -> None:
         """For the open stream."""
