@@ -136,8 +136,9 @@ class Reactor(Loop):
         _check_options(options)
         codecs = None
         if tls is not None:
-            name = (host or (port is not None and "localhost")) if server_hostname is None else server_hostname
-            codecs = _codecs(tls, server_side=False, server_hostname=name or None)
+            if server_hostname is None and port is not None:
+                server_hostname = host or "localhost"
+            codecs = _codecs(tls, server_side=False, server_hostname=server_hostname or None)
         elif server_hostname is not None:
             raise ValueError("connect() takes a server_hostname only together with tls")
         if source is not None:
