@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import shlex
 import sys
 import time
@@ -48,9 +49,12 @@ def main() -> int:
     if given.quick:
         cases = [quick(case) for case in cases]
     done = measure(cases, servers, effort, notes_on(given.quick))
-    for file, write in ((given.json, show.as_json), (given.svg, show.as_svg), (given.markdown, show.as_markdown)):
+    for file, write in ((given.json, show.as_json), (given.svg, show.as_svg)):
         if file is not None:
             file.write_text(write(done), encoding="utf-8")
+    if given.markdown is not None:
+        chart = None if given.svg is None else os.path.relpath(given.svg, given.markdown.parent)
+        given.markdown.write_text(show.as_markdown(done, chart), encoding="utf-8")
     failed = show.failures(done)
     for failure in failed:
         print(f"failed: {failure}", file=sys.stderr)

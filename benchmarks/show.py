@@ -199,8 +199,8 @@ def as_record(result: Result) -> dict[str, Any]:
     }
 
 
-def as_markdown(run: Run) -> str:
-    """A page of the docs."""
+def as_markdown(run: Run, chart: str | None = None) -> str:
+    """A page of the docs; `chart` is where its picture is, seen from there."""
     lines = [
         "# Performance",
         "",
@@ -233,6 +233,8 @@ def as_markdown(run: Run) -> str:
         ]
     if failed := failures(run):
         lines += ["", "## Failed", "", *(f"- {failure}" for failure in failed)]
+    if chart is not None:
+        lines += ["", f"![The first figure of each table, as bars]({chart})"]
     return "\n".join(lines) + "\n"
 
 
@@ -243,15 +245,21 @@ def markdown_row(cells: Iterable[str]) -> str:
 # The chart: one group of bars per case and variant, each bar a server's median, with a whisker from least to most.
 LABEL, BAR, PLOT, ROW, GAP = 130, 16, 520, 20, 46
 
-STYLE = """
-svg { --back: #ffffff; --text: #24292f; --quiet: #6e7781; --bar: #9aa7b4; --this: #0969da; --whisker: #24292f; }
-@media (prefers-color-scheme: dark) {
-  svg { --back: #0d1117; --text: #e6edf3; --quiet: #8b949e; --bar: #57616d; --this: #58a6ff; --whisker: #e6edf3; }
-}
-.back { fill: var(--back); } .bar { fill: var(--bar); } .this { fill: var(--this); }
-.whisker { stroke: var(--whisker); stroke-width: 1.5; }
-text { fill: var(--text); font: 12px system-ui, sans-serif; } .title { font-weight: 600; font-size: 14px; }
-.quiet { fill: var(--quiet); }
+_LIGHT = "--back: #ffffff; --text: #24292f; --quiet: #6e7781; --bar: #9aa7b4; --this: #0969da; --whisker: #24292f"
+_DARK = "--back: #0d1117; --text: #e6edf3; --quiet: #8b949e; --bar: #57616d; --this: #58a6ff; --whisker: #e6edf3"
+# As a file of its own it follows the reader's system, inside a page of the site the page's own switch.
+STYLE = f"""
+svg.chart {{ {_LIGHT} }}
+@media (prefers-color-scheme: dark) {{ svg.chart {{ {_DARK} }} }}
+body[data-theme="light"] svg.chart {{ {_LIGHT} }}
+body[data-theme="dark"] svg.chart {{ {_DARK} }}
+svg.chart .back {{ fill: var(--back) }}
+svg.chart .bar {{ fill: var(--bar) }}
+svg.chart .this {{ fill: var(--this) }}
+svg.chart .whisker {{ stroke: var(--whisker); stroke-width: 1.5 }}
+svg.chart text {{ fill: var(--text); font: 12px system-ui, sans-serif }}
+svg.chart .title {{ font-weight: 600; font-size: 14px }}
+svg.chart .quiet {{ fill: var(--quiet) }}
 """
 
 
@@ -285,8 +293,8 @@ def as_svg(run: Run) -> str:
     width, height = LABEL + PLOT + 250, y
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-            ' role="img" aria-label="Benchmark results">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="chart" viewBox="0 0 {width} {height}" width="{width}"'
+            f' height="{height}" role="img" aria-label="Benchmark results">',
             f"<style>{STYLE}</style>",
             f'<rect class="back" width="{width}" height="{height}"/>',
             f'<text class="quiet" x="20" y="24">{escape(head)}</text>',

@@ -146,6 +146,8 @@ def test_a_target_is_judged_by_the_medians():
     page = as_markdown(told)
     assert "| echo-1k-50 | rate ≥ 1 x uvloop | 1.10 | reached |" in page
     assert "| echo-1k-50 | rate ≥ 0.8 x c | 0.73 | not reached |" in page
+    assert "![" not in page
+    assert as_markdown(told, "pictures/chart.svg").endswith("](pictures/chart.svg)\n")
 
 
 def test_a_variant_is_judged_against_the_first_of_its_case():
