@@ -221,7 +221,7 @@ def as_markdown(run: Run, chart: str | None = None) -> str:
     if targets:
         lines += ["", "## Targets", "", "| case | target | measured | |", "|---|---|---|---|"]
     for case, verdict in targets:
-        figure = "-" if verdict.figure is None else f"{verdict.figure:.2f}"
+        figure = "-" if verdict.figure is None else _told(verdict.figure)
         word = {True: "reached", False: "not reached", None: "not measured"}[verdict.reached]
         lines.append(f"| {case.name} | {verdict.target} | {figure} | {word} |")
     for case in run.cases:
@@ -236,6 +236,11 @@ def as_markdown(run: Run, chart: str | None = None) -> str:
     if chart is not None:
         lines += ["", f"![The first figure of each table, as bars]({chart})"]
     return "\n".join(lines) + "\n"
+
+
+def _told(figure: float) -> str:
+    """Two digits behind the point; three where two would hide a miss."""
+    return f"{figure:.3f}" if 0.99 < figure < 1 else f"{figure:.2f}"
 
 
 def markdown_row(cells: Iterable[str]) -> str:

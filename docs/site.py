@@ -132,10 +132,26 @@ def as_restructured_text(app: Sphinx, what: str, name: str, obj: object, options
 
 
 def hide_making(
-    app: Sphinx, what: str, name: str, obj: object, options: object, signature: str, returns: str
+    app: Sphinx, what: str, name: str, obj: Any, options: object, signature: str, returns: str
 ) -> tuple[str, None] | None:
-    """What the library makes for its users has no signature: nobody is to call it."""
-    return ("", None) if what == "class" and name.rpartition(".")[2] in MADE_FOR_YOU else None
+    """What the library makes for its users has no signature: nobody is to call it. A record's has its defaults."""
+    if what != "class":
+        return None
+    if name.rpartition(".")[2] in MADE_FOR_YOU:
+        return "", None
+    return (_making(obj), None) if attrs.has(obj) else None
+
+
+def _making(record: type) -> str:
+    """How a record is made: Sphinx reads a default off the source, and there is none of what attrs writes."""
+    given: list[str] = []
+    for field in attrs.fields(record):
+        if field.init:
+            if field.kw_only and "*" not in given:
+                given.append("*")
+            default = "" if field.default is attrs.NOTHING else f" = {field.default!r}"
+            given.append(f"{field.alias}: {field.type}{default}")
+    return f"({', '.join(given)})"
 
 
 def _in_block(made: list[str]) -> bool:

@@ -48,6 +48,7 @@ class Watermarks:
 
     # asyncio's numbers, which people know: enough to fill a fast link's window, little enough for 10,000 connections.
     high: int = attrs.field(default=64 * KiB, validator=_bytes)
+    # A quarter of `high`: far enough below that the two do not alternate, and never so low that the line runs dry.
     low: int = attrs.field(default=attrs.Factory(_quarter, takes_self=True), validator=_bytes)
 
     @low.validator
@@ -102,12 +103,13 @@ class Deadlines:
     # After our FIN, with everything acknowledged and nothing heard for so long, the end is certain enough: a second
     # lets the peer's program read what its TCP has acknowledged before a late byte of its own could meet a reset.
     linger_grace: float = attrs.field(default=1.0, validator=_not_negative)
-    # After our FIN: silence (nothing heard, nothing more acknowledged), and all in all. nginx's numbers: long enough
-    # for a slow line, short enough that lingering connections do not pile up.
+    # After our FIN: with nothing heard and nothing more acknowledged for so long, it is let go. nginx's number, as the
+    # next: long enough for a slow line, short enough that lingering connections do not pile up.
     linger_silence: float = attrs.field(default=5.0, validator=_positive)
+    # After our FIN, all in all, since the last progress of our own output: for a peer that goes on sending.
     linger_total: float = attrs.field(default=30.0, validator=_positive)
     # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux
-    # 127 s of SYN retries for each address) is longer than anybody waits.
+    # more than two minutes of SYN retries for each address) is longer than anybody waits.
     connect: float = attrs.field(default=30.0, validator=_positive)
     # Until the next address of a name is tried beside those that have not answered: RFC 8305's 250 ms, in its bounds.
     attempt: float = attrs.field(default=0.25, validator=_attempt_delay)

@@ -1,16 +1,7 @@
 """The callbacks a user writes, and the grammar in which they come.
 
-    connection_made
-    (data_received | pause_writing | resume_writing)*
-    (eof_received (pause_writing | resume_writing)*)?
-    connection_lost
-
-or `connection_failed` alone, when a connect never succeeded. `draining` may come between `connection_made` and
-`connection_lost`. All come from the loop's thread, one at a time, never from inside a call that you make
-(`write`, `close` ... never call back).
-
-An exception that leaves a callback is logged, and its connection is reset with it: the peer never takes a truncated
-reply for a whole one. Names and meanings are asyncio's, so an `asyncio.Protocol` works here unchanged; what it lacks
+All come from the loop's thread, one at a time, never from inside a call that you make (`write`, `close` ... never call
+back). Names and meanings are asyncio's, so an `asyncio.Protocol` works here unchanged; what it lacks
 (`connection_failed`, `draining`) gets the defaults below.
 """
 
@@ -27,7 +18,19 @@ logger = logging.getLogger("reactor")
 
 
 class Protocol:
-    """What becomes of one connection. Subclass it; override what you need."""
+    """What becomes of one connection. Subclass it; override what you need.
+
+        connection_made
+        (data_received | pause_writing | resume_writing)*
+        (eof_received (pause_writing | resume_writing)*)?
+        connection_lost
+
+    or `connection_failed` alone, when a connect never succeeded. `draining` may come between `connection_made` and
+    `connection_lost`. None comes from inside a call that you make.
+
+    An exception that leaves a callback is logged, and its connection is reset with it: the peer never takes a truncated
+    reply for a whole one.
+    """
 
     connection: Connection
 

@@ -352,7 +352,8 @@ class Reactor(Loop):
 
     def drain(self, deadline: float) -> DrainSummary:
         """Ends in order, within `deadline` seconds: lets in who waits, closes the listeners, asks every protocol to end
-        (`draining`), and at the deadline resets what is left. From then on, and once drained, it takes no new ends.
+        (`draining`), and at the deadline resets what is left. From the deadline on, and once drained, it takes no new
+        connections, listeners or endpoints.
 
         `run()` returns when no connection is left. Called outside a turn, this runs the loop itself until then; called
         inside one (from any callback), it only begins. Either way it returns the summary, which is complete when it

@@ -42,7 +42,7 @@ class Report:
 
     @property
     def lost(self) -> int | None:
-        """Bytes written that the peer was not seen to take."""
+        """Bytes written that were not confirmed when we let go. After an end in order they may still arrive."""
         return None if self.unacknowledged is None else self.unsent + self.unacknowledged
 
     def __str__(self) -> str:
@@ -131,7 +131,7 @@ class DrainSummary:
 
     @property
     def clean(self) -> bool:
-        """Finished, and nothing was lost."""
+        """Finished; every connection was told `connection_lost(None)`, and no datagram was left unsent."""
         return self.finished and not self.ended.lost and not self.ended.datagrams_unsent
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
 """The table of `reactor.lifecycle`, drawn where its two words put it.
 
 A state's column is what becomes of input, its row what becomes of output. Since no move goes left or up, every path
-through the picture ends in its lower right corner: that is the proof that every connection ends.
+through the picture ends in its lower right corner, after few moves.
 """
 
 from __future__ import annotations

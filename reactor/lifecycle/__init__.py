@@ -3,7 +3,7 @@
 A state is what becomes of *input* (hold, deliver, discard, stop) and of *output* (hold, accept, drain, stop). What is
 asked of the poller, which handler serves it, our FIN, the deadlines and the callbacks are derived from these two words
 and stand nowhere else. `TABLE` is total: each cell is the next state, `.` (allowed, changes nothing), or `-` (cannot
-happen: an assertion, never a silent pass). No state can be reached twice, so every connection ends.
+happen: an assertion, never a silent pass). No state can be reached twice, so a life has few moves, and ends.
 
 Effects, derived from the words by `Connection`:
     output becomes stop while alive                -> our FIN: shutdown(SHUT_WR)

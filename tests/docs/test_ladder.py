@@ -226,14 +226,14 @@ def told_to_end(step: str, patience: float) -> bool:
 
 
 QUESTIONS: dict[str, Callable[..., bool]] = {
-    "who says nothing keeps nobody waiting": silent,
-    "who does not read keeps nobody waiting": not_reading,
-    "who is reset does not end the server": reset,
-    "who half-closes gets everything back": half_close,
-    "who sends and does not read is slowed down": slowed,
+    "a caller that says nothing keeps nobody waiting": silent,
+    "a caller that does not read keeps nobody waiting": not_reading,
+    "a caller that is reset does not end the server": reset,
+    "a caller that half-closes gets everything back": half_close,
+    "a caller that sends and does not read is slowed down": slowed,
     "more than a thousand at once are served": a_thousand,
     "running out of descriptors does not end the server": famine,
-    "who sends more than the limit gets back what was taken": beyond_the_limit,
+    "a caller that sends more than the limit gets back what was taken": beyond_the_limit,
     "SIGTERM in the middle is an end, not a reset": told_to_end,
 }
 ALONE = {beyond_the_limit, famine, told_to_end}
