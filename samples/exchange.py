@@ -99,6 +99,11 @@ class Client(common.Client):
             self.connection.write(self._request)
             self.connection.write_eof()
 
+    def draining(self) -> None:
+        """The reply to a whole request may still come. A part is reset: a FIN would say that it is the whole."""
+        if self.is_sending_input:
+            self.connection.abort(InterruptedError("interrupted before the end of the request"))
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     what = "Answer a request that ends with the client's FIN."

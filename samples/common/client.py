@@ -23,6 +23,8 @@ from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import trusting
 from samples.common.words import reason
 
+logger = logging.getLogger("samples")
+
 # One read of standard input: what a pipe holds (Linux: 64 KiB).
 _INPUT_BYTES = 64 * 1024
 # One write to standard output: what a pipe that is writable takes without blocking (PIPE_BUF, pipe(7)).
@@ -57,7 +59,9 @@ def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor],
         def end() -> None:
             connector.cancel()
             # The first signal gives it time; to the second, the first drain's end has been long enough.
-            reactor.drain(0 if reactor.draining else args.drain_timeout)
+            limit = 0 if reactor.draining else args.drain_timeout
+            logger.info("a signal asks to end: within %s s", limit)
+            reactor.drain(limit)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.add_signal_handler(number, end)
@@ -101,6 +105,11 @@ class Client(Protocol):
         """How many bytes were received that standard output has not taken."""
         return 0 if self._output is None else len(self._output.waiting)
 
+    @property
+    def is_sending_input(self) -> bool:
+        """Whether standard input goes out, and its end has not come."""
+        return self._input is not None and not self._input.over
+
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
         self._output = Printer(self._reactor, connection, self._show_failed)
@@ -137,8 +146,9 @@ class Client(Protocol):
         return False
 
     def draining(self) -> None:
+        """A signal ends our output; what the peer sends until its end is shown as ever, while the drain lasts."""
         self._stop_input()
-        self.connection.close()
+        self.connection.write_eof()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_input()
@@ -162,11 +172,12 @@ class Feeder:
         self._fd = None if sys.stdin is None else sys.stdin.fileno()
         self._watching = False
         self._next_step: Handle | None = None
-        self._over = False
+        # Nothing more comes of it, ever.
+        self.over = False
 
     def resume(self) -> None:
         """Begins, or goes on."""
-        if self._over or self._next_step is not None:
+        if self.over or self._next_step is not None:
             return
         if self._fd is None:
             self._end()
@@ -192,7 +203,7 @@ class Feeder:
     def stop(self) -> None:
         """Reads nothing more, ever."""
         self.pause()
-        self._over = True
+        self.over = True
 
     def _step(self) -> None:
         assert self._fd is not None

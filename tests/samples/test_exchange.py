@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import array
+import fcntl
 import hashlib
 import re
 import shutil
 import signal
 import socket
 import subprocess
+import termios
+from typing import IO
 
 import pytest
 
@@ -118,7 +122,52 @@ def test_a_client_whose_output_nobody_reads_ends_on_a_signal(run, server, tmp_pa
     with open(path, "rb") as stdin:
         where = f"127.0.0.1:{server.port()}"
         client = run("exchange", "--connect", where, "--drain-timeout", "0.1", stdin=stdin)
-    client.read_until(b"XXX")
+    wait_for(lambda: _held(client.process.stdout) > 60_000, "the pipe was not filled")
     client.process.send_signal(signal.SIGTERM)
     assert client.process.wait(PATIENCE) == 1
-    assert re.fullmatch(r"python -m samples\.exchange: .*[1-9]\d* bytes that came were not shown\n", client.errors)
+    assert re.fullmatch(
+        r"python -m samples\.exchange: .*drain's deadline.*[1-9]\d* bytes that came were not shown\n", client.errors
+    )
+
+
+def _held(pipe: IO[bytes]) -> int:
+    """The bytes that wait in it (FIONREAD, pipe(7))."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def test_a_signal_leaves_a_reply_under_way_whole(run, tmp_path):
+    """The request was whole when the signal came: what still comes is shown, up to the server's end."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+        where = f"127.0.0.1:{listening.getsockname()[1]}"
+        client = run("exchange", "--connect", where, "--log-level", "info", "one two")
+        served, _ = listening.accept()
+        with served:
+            assert read_to_end(served) == b"one two"
+            served.sendall(b"the reply ")
+            client.read_until(b"reply ")
+            client.process.send_signal(signal.SIGINT)
+            wait_for(lambda: "a signal asks to end" in client.errors, "the signal was not seen")
+            served.sendall(b"and its end")
+        assert client.ended() == 0
+    assert client.output == b"the reply and its end"
+
+
+def test_a_signal_in_the_middle_of_a_request_resets(run):
+    """A FIN would say that this was the whole request, and it would be answered as such."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(PATIENCE)
+        where = f"127.0.0.1:{listening.getsockname()[1]}"
+        client = run("exchange", "--connect", where, stdin=subprocess.PIPE)
+        served, _ = listening.accept()
+        with served:
+            served.settimeout(PATIENCE)
+            client.process.stdin.write(b"one ")
+            assert served.recv(100) == b"one "
+            client.process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionResetError):
+                served.recv(100)
+        assert client.ended() == 1
+    assert client.errors == "python -m samples.exchange: interrupted before the end of the request\n"
