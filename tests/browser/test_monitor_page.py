@@ -91,8 +91,9 @@ class Page:
 
     def until(self, selector: str):
         """What the selector finds, once it finds something."""
-        wait_for(lambda: self.all(selector), f"the page never has {selector}")
-        return self.all(selector)[0]
+        found: list = []
+        wait_for(lambda: found.extend(self.all(selector)) or found, f"the page never has {selector}")
+        return found[0]
 
     def until_text(self, selector: str, text: str) -> None:
         wait_for(lambda: text in self.text(selector), f"{selector} never says {text!r}")
@@ -102,7 +103,10 @@ class Page:
         return self.browser.execute_script(look, selector)
 
     def button(self, words: str):
-        (found,) = [one for one in self.all("button") if one.text == words and one.is_displayed()]
+        """The one that says so. It is looked for in one step: asked one by one, a button may be gone by then."""
+        buttons = "[...document.querySelectorAll('button')]"
+        look = f"return {buttons}.filter(one => one.checkVisibility() && one.innerText === arguments[0])"
+        (found,) = self.browser.execute_script(look, words)
         return found
 
     def press(self, *keys: str) -> None:
