@@ -32,7 +32,7 @@ class Descriptor:
         if self._reader is None and self._writer is None:
             self._loop.dismiss(self._fd, registered=True)
         else:
-            interest = (READ if self._reader else 0) | (WRITE if self._writer else 0)
+            interest = self._interest()
             try:
                 self._loop.poller.modify(self._fd, interest)
             except FileNotFoundError:
@@ -41,6 +41,9 @@ class Descriptor:
                 if handle is not None:
                     raise
                 self.displaced()
+
+    def _interest(self) -> int:
+        return (READ if self._reader else 0) | (WRITE if self._writer else 0)
 
     def watches(self, bit: int) -> bool:
         """Whether that side has a call."""
@@ -63,6 +66,12 @@ class Descriptor:
 
     def callback_failed(self, exc: Exception) -> None:
         logger.error("the call for %r failed", self, exc_info=exc)
+        if self._reader is None and self._writer is None:
+            return
+        try:
+            self._loop.poller.modify(self._fd, self._interest())  # changes nothing, but asks whether it is still there
+        except OSError:
+            self.displaced()
 
     def displaced(self) -> None:
         logger.error("%r was closed while it was watched", self)

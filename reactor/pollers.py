@@ -190,34 +190,76 @@ if hasattr(select, "epoll"):
     class EpollPoller:
         """epoll(7), level-triggered. Forgets a descriptor that somebody else closes, so nothing is told of it.
 
-        Unless another process or a duplicate keeps it open: then epoll tells of it for ever (epoll(7), "Questions and
-        answers", Q6), nobody can take it out any more, and the loop turns without rest. So whoever forks should close
-        in the child what is not meant for it.
+        Unless a duplicate keeps it open, here or in a forked process: then epoll tells of it for ever, under a number
+        that is nobody's or another's by now, and nobody can take it out any more (epoll(7), "Questions and answers",
+        Q6). So after a touch that shows one to be gone, the next `poll` begins with a new epoll, and with those that
+        are there.
         """
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
+            self._interest: dict[int, int] = {}
+            # One was found that was closed behind our back: the kernel may know it still.
+            self._haunted = False
+            # Whoever waits for `fileno()` waits for this one: it stays, and is readable when the other is.
+            self._outer: select.epoll | None = None
 
         def register(self, fd: int, interest: int) -> None:
             self._epoll.register(fd, interest)
+            self._interest[fd] = interest
 
         def modify(self, fd: int, interest: int) -> None:
-            self._epoll.modify(fd, interest)
+            try:
+                self._epoll.modify(fd, interest)
+            except OSError:
+                self._haunted = True
+                raise
+            self._interest[fd] = interest
 
         def unregister(self, fd: int) -> None:
+            del self._interest[fd]
             try:
                 self._epoll.unregister(fd)
             except OSError:
-                pass  # closed behind our back: the kernel has forgotten it already
+                self._haunted = True
 
         def poll(self, timeout: float | None) -> list[tuple[int, int]]:
+            if self._haunted:
+                invalid = self._begin_anew()
+                if invalid:
+                    return invalid
             return self._epoll.poll(timeout, _EVENTS_PER_POLL)
 
+        def _begin_anew(self) -> list[tuple[int, int]]:
+            """Changes to a new epoll; returns those that turn out to be gone, too."""
+            try:
+                new = select.epoll()
+            except OSError:
+                return []  # no descriptor left: at the next poll
+            if self._outer is not None:
+                self._outer.unregister(self._epoll)
+                self._outer.register(new, READ)
+            self._epoll.close()  # before the watches come twice: a user may have so many (max_user_watches)
+            self._epoll, self._haunted = new, False
+            invalid = []
+            for fd, interest in self._interest.items():
+                try:
+                    new.register(fd, interest)
+                except OSError:
+                    invalid.append((fd, INVALID))
+            return invalid
+
         def fileno(self) -> int:
-            return self._epoll.fileno()
+            if self._outer is None:
+                outer = select.epoll()
+                outer.register(self._epoll, READ)
+                self._outer = outer
+            return self._outer.fileno()
 
         def close(self) -> None:
             self._epoll.close()
+            if self._outer is not None:
+                self._outer.close()
 
     POLLERS["epoll"] = EpollPoller
 
