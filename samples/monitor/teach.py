@@ -328,7 +328,7 @@ class Teacher:
         for connection in self._connections():
             if address_text(connection.get_extra_info("peername")) == peer.name:
                 # What a drain does to each connection: its protocol says its last words and closes.
-                self._reactor.post(connection, connection.drain)
+                connection.call_soon(connection.drain)
                 return
         raise Refused("our side of it has ended, or cannot be told from the others")
 
