@@ -29,8 +29,9 @@ def draw() -> str:
     for word, x in COLUMNS.items():
         sheet.text(x + WIDTH / 2, 22, f"input: {word.value}", "dim", "middle")
     for out, y in ROWS.items():
-        if out is not Output.HOLD:
-            sheet.text(8, y + HEIGHT / 2 + 4, f"output: {out.value}", "dim")
+        # STARTING stands where the words of its row would be: they are below it.
+        down = HEIGHT + 18 if out is Output.HOLD else HEIGHT / 2 + 4
+        sheet.text(8, y + down, f"output: {out.value}", "dim")
     for state in STATES:
         for following, events in _arrows(state).items():
             _arrow(sheet, state, following, ", ".join(events))
