@@ -10,6 +10,7 @@ reset, which socket options exist.
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import selectors
 import signal
@@ -99,13 +100,18 @@ class _Listening6(_Listening4):
     family = socket.AF_INET6
 
 
+@functools.cache
+def _free_a_large_block() -> None:
+    # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was freed; then
+    # blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one, once.
+    bytearray(1 << 20)
+
+
 class System:
     """The machine's own kernel."""
 
     def __init__(self) -> None:
-        # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was
-        # freed; then blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one now.
-        bytearray(1 << 20)
+        _free_a_large_block()
         self._executor: Executor | None = None
         # Path -> (device, inode) of the socket files made here.
         self._socket_files: dict[str, tuple[int, int]] = {}
