@@ -102,8 +102,8 @@ class _Listening6(_Listening4):
 
 @functools.cache
 def _free_a_large_block() -> None:
-    # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was freed; then
-    # blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one, once.
+    # glibc maps memory for each block of 128 KiB or more, 13 us for every read, until the first such block was freed;
+    # then blocks up to that size come from the heap (mallopt(3), "M_MMAP_THRESHOLD"). So free one, once.
     bytearray(1 << 20)
 
 
