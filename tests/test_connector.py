@@ -199,8 +199,9 @@ def deaf_by_clock():
 HASTY = Options(deadlines=Deadlines(attempt=0.01))
 
 
-def under_way(reactor, system, count, name="roads-1-2-3"):
-    """A connect whose first so many attempts have begun, and have no answer."""
+def under_way(reactor, system, count):
+    """A connect to so many addresses: the attempts have all begun, and have no answer."""
+    name = "roads-" + "-".join(str(road) for road in range(1, count + 1))
     connector = reactor.connect(Client, name, 1, options=HASTY)
     turn_until(reactor, lambda: len(system.others) == count)
     return connector
@@ -296,11 +297,14 @@ def test_causes_come_in_the_order_of_failing(poller, deaf, clients):
 
 
 @pytest.mark.parametrize("tls", [None, ssl.create_default_context()], ids=["plain", "tls"])
-def test_a_failure_and_a_success_in_one_turn_are_a_success(poller, deaf, clients, tls):
+def test_a_failure_and_a_success_in_one_turn_are_a_success(poller, deaf_by_clock, clients, tls):
     """Nobody else is tried, nothing is told twice; with TLS, the handshake begins."""
+    deaf = deaf_by_clock
     with Reactor(poller=poller, system=deaf) as reactor:
         connector = reactor.connect(Client, "roads-1-2-3", 1, options=HASTY, tls=tls)
-        turn_until(reactor, lambda: len(deaf.others) == 2)
+        turn_until(reactor, lambda: deaf.others)
+        deaf.skip(reactor, 0.01)
+        assert list(deaf.others) == [1, 2]
         deaf.refuse(1)
         deaf.answer(2)
         for _ in range(3):
@@ -354,13 +358,16 @@ def test_a_cancelled_attempt_that_has_an_answer_is_passed_by(poller, deaf, clien
     assert deaf.closed(2)
 
 
-def test_an_attempt_whose_descriptor_somebody_closed_has_failed(poller, deaf, clients):
+def test_an_attempt_whose_descriptor_somebody_closed_has_failed(poller, deaf_by_clock, clients):
     """When its number is given away anew the next attempt has it; nothing of another's is closed (R14)."""
+    deaf = deaf_by_clock
     with Reactor(poller=poller, system=deaf) as reactor:
-        under_way(reactor, deaf, 1, "roads-1-2")
+        reactor.connect(Client, "roads-1-2", 1, options=HASTY)
+        turn_until(reactor, lambda: deaf.others)
+        assert list(deaf.others) == [1]
         number = deaf.sockets[1].fileno()
         os.close(number)
-        turn_until(reactor, lambda: 2 in deaf.others)
+        deaf.skip(reactor, 0.01)
         assert deaf.sockets[2].fileno() == number
         deaf.answer(2)
         turn_until(reactor, lambda: clients)
