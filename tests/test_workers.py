@@ -138,10 +138,14 @@ def start(no_descriptor_left):
                 pass
 
 
+# What /proc says of a process that has ended: before its file is opened, and between that and reading it.
+GONE = (FileNotFoundError, ProcessLookupError)
+
+
 def children(pid: int) -> list[int]:
     try:
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
+    except GONE:
         return []
 
 
@@ -150,14 +154,14 @@ def sockets_of(pid: int) -> int:
     folder = Path(f"/proc/{pid}/fd")
     try:
         return sum(os.readlink(link).startswith("socket:") for link in folder.iterdir())
-    except FileNotFoundError:
+    except GONE:
         return 0
 
 
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except GONE:
         return False
 
 
