@@ -107,8 +107,8 @@ def test_a_black_holed_v6_costs_one_attempt_delay(poller):
         server = Server(reactor)
         system.addresses = (address_of(hole), Address(socket.AF_INET, server.address))
         took = [seconds_to_connect(reactor, server)]
-        # The machine may be busy with something else: of ten tries, one must show how fast it is.
-        while min(took) >= 0.35 and len(took) < 10:
+        # The machine may be busy with something else: of three tries, one must show how fast it is.
+        while min(took) >= 0.35 and len(took) < 3:
             took.append(seconds_to_connect(reactor, server))
         assert min(took) < 0.35, took
         server.listener.close()
