@@ -316,10 +316,12 @@ class Datagram:
             self.displaced()
             return
         if events & ERROR:
-            error = self._loop.system.error(self._socket)
+            error = self._loop.system.pending_error(self._socket)
             if error is not None:
                 self._untold.append(error)
                 self._tell_soon()
+            else:
+                self._loop.system.clear_error_queue(self._socket)
         if events & WRITE and self._interest & WRITE:
             self._on_writable()
         if events & READ:

@@ -521,7 +521,14 @@ class SimulatedSystem(System):
     def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
         return sock.send(self.read_file(part, limit_bytes))
 
-    def error(self, sock: Socket) -> OSError | None:
+    def has_input(self, sock: Socket) -> bool:
+        assert isinstance(sock, StreamSocket)
+        return bool(sock.inbox)
+
+    def clear_error_queue(self, sock: Socket) -> None:
+        """Nothing is ever in it."""
+
+    def pending_error(self, sock: Socket) -> OSError | None:
         assert isinstance(sock, SimulatedSocket)
         sock.check("SO_ERROR")
         number = sock.take_error()
