@@ -20,7 +20,7 @@ from reactor import DatagramProtocol, DrainSummary, Protocol, Reactor, Reader, R
 from reactor.testing import DescriptorLimit, SimulatedSystem
 from reactor.tls import Codec, codecs
 from reactor.trace import Record, json_lines, text
-from tests.helpers import Recorder, all_closed, turn_until
+from tests.helpers import Recorder, all_closed, sealed, turn_until
 from tests.test_tls import client_context, server_context
 
 ROOT = Path(__file__).parent.parent
@@ -169,14 +169,14 @@ def test_a_client_without_a_name_to_check_is_refused_at_once():
 def test_what_is_held_is_read_later_and_in_order():
     """Records that came too early for anybody are not lost, and stand before what comes next."""
     client, server = shaken()
-    server.hold(client.encrypt(b"one, "))
-    assert server.read(client.encrypt(b"two")) == b"one, two"
+    server.hold(sealed(client, b"one, "))
+    assert server.read(sealed(client, b"two")) == b"one, two"
 
 
 def test_a_spoiled_stream_is_told_after_what_was_good():
     """What came whole is delivered first; from then on every read says what is wrong."""
     client, server = shaken()
-    good, bad = client.encrypt(b"good"), bytearray(client.encrypt(b"bad"))
+    good, bad = sealed(client, b"good"), bytearray(sealed(client, b"bad"))
     bad[-1] ^= 1
     assert server.read(good + bytes(bad)) == b"good"
     for _ in range(2):
