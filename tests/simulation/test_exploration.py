@@ -121,7 +121,7 @@ def instead(patch, name, action, cls=Connection):
     patch.setattr(cls, name, lambda self, *arguments, **named: action(original, self, *arguments, **named))
 
 
-@broken("bytes were lost in silence", 2, "tcp")
+@broken("the peer saw a clean end after", 2, "tcp")
 def fin_before_the_queue_is_empty(patch):
     patch.setitem(lifecycle.TABLE[lifecycle.OPEN], lifecycle.END, lifecycle.ENDED)
 
@@ -145,7 +145,7 @@ def the_error_behind_a_fin_is_not_asked_for(patch):
     patch.setattr(SimulatedSystem, "error", lambda self, sock: None)
 
 
-@broken("told as one in order, with 2 bytes unacknowledged", 3, "tcp")
+@broken("it ended in order without our FIN", 3, "tcp")
 def linger_skipped(patch):
     patch.setitem(lifecycle.TABLE[lifecycle.CLOSING], lifecycle.DRAINED, lifecycle.CLOSED)
     patch.setitem(lifecycle.TABLE[lifecycle.ENDED], lifecycle.CLOSE, lifecycle.CLOSED)
