@@ -58,9 +58,10 @@ def connection_fingerprint(connection: Connection, reactor: Reactor) -> tuple[An
 
 def socket_fingerprint(sock: StreamSocket) -> tuple[Any, ...]:
     words: tuple[Any, ...] = (len(sock.inbox), sock.shut, sock.fin_received, sock.error_number, sock.released)
+    words += (len(sock.error_queue),)
     if isinstance(sock, TcpSocket):
         words += (len(sock.out), sock.in_flight, sock.fin_posted, sock.fin_acked, sock.dead, sock.was_reset)
-        words += (sock.orphan, sock.fin_came_first)
+        words += (sock.orphan, sock.fin_came_first, sock.soft_error)
     elif isinstance(sock, UnixSocket):
         words += (sock.peer_gone,)
     return words

@@ -10,7 +10,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
-from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.pollers import HANGUP, READ, WRITE
 from reactor.testing.sockets import StreamSocket, os_error
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class UnixSocket(StreamSocket):
         self.peer_gone = False
 
     def events(self) -> int:
-        events = ERROR if self.error_number else 0
+        events = self.error_event()
         if self.peer_gone:
             return events | READ | WRITE | HANGUP
         if self.inbox or self.fin_received:
