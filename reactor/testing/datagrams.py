@@ -4,6 +4,7 @@
   connected sender is told (ECONNREFUSED), once, by whatever it calls next. The sender never waits. With IP_RECVERR
   a sender that is not connected is told, too, and the error is also an entry of the error queue.
 - Unix: it arrives at once. A full receiver makes its sender wait; what nobody has read counts against its sender.
+  There is no error queue: MSG_ERRQUEUE is ignored, and whoever asks for it takes a datagram.
 """
 
 from __future__ import annotations
@@ -148,6 +149,12 @@ class DatagramSocket(SimulatedSocket):
         self.kernel.room_for_datagrams(self)
         sender.touch()
         return data[:bufsize], source
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, Any]:
+        if self.family != socket.AF_UNIX:
+            return super().recvmsg(bufsize, ancbufsize, flags)
+        data, source = self.recvfrom(1 << 18)
+        return data[:bufsize], [], socket.MSG_TRUNC if len(data) > bufsize else 0, source
 
     def _take(self) -> tuple[bytes, Any, DatagramSocket]:
         data, source, sender = self.inbox.popleft()

@@ -225,7 +225,7 @@ class Listening(SimulatedSocket):
 class StreamSocket(SimulatedSocket):
     """One end of a connection."""
 
-    __slots__ = ("capacity", "fin_received", "inbox", "peer", "remote", "shut")
+    __slots__ = ("arrived", "capacity", "fin_received", "inbox", "peer", "remote", "shut")
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any) -> None:
         super().__init__(kernel, family, local)
@@ -233,10 +233,17 @@ class StreamSocket(SimulatedSocket):
         self.peer: Any = None
         # What arrived and was not read; how much we send before the kernel says EAGAIN.
         self.inbox = bytearray()
+        self.arrived = 0  # all in all
         self.capacity = 0
         # Our output was ended; the peer's end arrived, behind what is in the inbox.
         self.shut = False
         self.fin_received = False
+
+    def take_in(self, data: bytes) -> None:
+        """It arrived, in order."""
+        self.inbox += data
+        self.arrived += len(data)
+        self.touch()
 
     def room(self) -> int:
         """How many bytes a send may take now."""

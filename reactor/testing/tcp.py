@@ -232,9 +232,8 @@ class TcpSocket(StreamSocket):
             # Nobody will read it: the sender must not believe that it was taken.
             self.refuse()
             return
-        self.inbox += data
+        self.take_in(data)
         self.kernel.post(self, self.peer.acknowledged, len(data))
-        self.touch()
 
     def acknowledged(self, count: int) -> None:
         if self.dead:

@@ -1070,6 +1070,23 @@ def test_a_failed_send_to_a_unix_peer_leaves_its_last_words(unix):
     assert server.recv(100) == b""
 
 
+def test_a_unix_socket_has_no_error_queue_and_whoever_asks_for_it_reads(unix):
+    """MSG_ERRQUEUE is ignored: it takes data, and it takes the error of a peer that left something unread."""
+    server, client = unix.pair()
+    with pytest.raises(BlockingIOError):
+        server.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    server.send(b"never read")
+    client.send(b"data")
+    unix.system.close(client)
+    assert server.recvmsg(0, 0, socket.MSG_ERRQUEUE)[0] == b""
+    assert server.recvmsg(2, 0, socket.MSG_ERRQUEUE)[0] == b"da"
+    assert server.recv(10) == b"ta"
+    with pytest.raises(ConnectionResetError):
+        server.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    assert unix.so_error(server) == 0
+    assert server.recvmsg(0, 0, socket.MSG_ERRQUEUE)[0] == b""
+
+
 def test_what_a_unix_peer_left_unread_may_be_told_by_so_error_first(unix):
     """ECONNRESET there, then the data, then b"" (K19)."""
     server, client = unix.pair()

@@ -208,6 +208,19 @@ def test_reading_an_error_queue_takes_the_pending_error_or_sets_the_next(udp):
     assert udp.events(client, READ | WRITE) == WRITE
 
 
+def test_a_unix_socket_has_no_error_queue_and_whoever_asks_for_it_takes_a_datagram(unix):
+    """MSG_ERRQUEUE is ignored: the datagram is gone."""
+    sender, receiver = unix.open(), unix.open()
+    with pytest.raises(BlockingIOError):
+        receiver.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    sender.sendto(b"taken", receiver.getsockname())
+    data, _, flags, _ = receiver.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    assert data == b""
+    assert flags == socket.MSG_TRUNC
+    with pytest.raises(BlockingIOError):
+        receiver.recvfrom(100)
+
+
 @pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
 def test_a_datagram_that_finds_no_memory_is_neither_sent_nor_taken(kernel, number):
     """The socket stays ready, and the same call succeeds when there is memory again."""
