@@ -12,6 +12,7 @@ import attrs
 
 from reactor import Reactor
 from reactor.connection import Connection
+from reactor.listener import Listener
 from reactor.testing.sockets import StreamSocket
 from reactor.testing.tcp import TcpSocket
 from reactor.testing.unix import UnixSocket
@@ -54,6 +55,20 @@ def connection_fingerprint(connection: Connection, reactor: Reactor) -> tuple[An
     words.append(tuple(get(get(handle, "_callback"), "__name__") for handle in get(reactor, "_posted")))
     words += [len(reactor.gathered), len(reactor.dead)]
     return tuple(words)
+
+
+def listener_fingerprint(listener: Listener, reactor: Reactor) -> tuple[Any, ...]:
+    """The same of a listener: whether it pauses, for how long the next time, and whether it watches its sockets."""
+    get: Callable[[object, str], Any] = getattr
+    retry = get(listener, "_retry")
+    return (
+        listener.is_closing(),
+        listener.connections,
+        get(listener, "_back_off"),
+        get(listener, "_famine") is not None,
+        None if retry is None else round(retry.when() - reactor.time(), 6),
+        tuple((door.registered, door.open) for door in get(listener, "_doors")),
+    )
 
 
 def socket_fingerprint(sock: StreamSocket) -> tuple[Any, ...]:

@@ -358,9 +358,11 @@ class SimulatedSystem(System):
 
     def check_transfer(self, sock: SimulatedSocket) -> None:
         """OSError when a send or a recv fails that has nothing to do with the connection."""
+        if sock.fd < 0:
+            return
         for fault in self.active_faults:
             number = fault.on_transfer(self, sock)
-            if number and sock.fd >= 0:
+            if number:
                 raise os_error(number)
 
     def accept_fault(self, sock: Listening) -> int:

@@ -279,9 +279,11 @@ class StreamSocket(SimulatedSocket):
     def sendmsg(self, buffers: Iterable[Any]) -> int:
         return self.send(b"".join(buffers))
 
-    def recv(self, bufsize: int) -> bytes:
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
         self.check("recv")
         self.kernel.check_transfer(self)
+        if self.inbox and flags & socket.MSG_PEEK:
+            return bytes(self.inbox[:bufsize])
         if self.inbox:
             count = self.kernel.recv_fault(self, min(bufsize, len(self.inbox)))
             if not count:

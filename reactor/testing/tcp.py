@@ -8,8 +8,8 @@ Facts, with the numbers of the project's measurements:
   (K12). WRITE comes back when a third of the send buffer is free.
 - A full receive buffer closes the window. What is sent stays in the send buffer until it is acknowledged.
 - An ICMP error about an established connection is soft (RFC 9293, MUST-56): SO_ERROR tells it once, nothing else does,
-  the connection goes on, and the next acknowledgement takes it back (K18). With IP_RECVERR a send or a recv tells it,
-  too, once, and the connection goes on all the same.
+  the connection goes on, and the next acknowledgement or FIN takes it back (K18). With IP_RECVERR a send or a recv
+  tells it, too, once, and the connection goes on all the same.
 - A kernel that gives up tells its program ETIMEDOUT and its peer nothing: the peer meets a reset when it next sends
   something, be it that its window is open again. An orphan is given up much sooner than what has a program (K22).
 
@@ -255,6 +255,7 @@ class TcpSocket(StreamSocket):
             self.refuse()
             return
         self.fin_received = True
+        self.soft_error = 0
         self.kernel.post(self, self.peer.fin_acknowledged)
         self.touch()
 

@@ -593,6 +593,22 @@ def test_data_and_a_fin_before_a_reset_stay_readable(tcp):
     assert tcp.events(server, READ | WRITE) == GONE
 
 
+def test_a_peek_leaves_the_data_and_takes_the_error(kernel):
+    """MSG_PEEK answers as a read would; of an error that is all there is, too."""
+    server, client = kernel.pair()
+    server.send(b"never read")
+    client.send(b"last words")
+    kernel.wait(server, READ)
+    kernel.wait(client, READ)
+    kernel.system.close(client)
+    kernel.eventually(lambda: kernel.events(server, 0) & ERROR)
+    assert server.recv(4, socket.MSG_PEEK) == b"last"
+    assert server.recv(100) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        server.recv(1, socket.MSG_PEEK)
+    assert server.recv(1, socket.MSG_PEEK) == b""
+
+
 def test_a_shutdown_that_fails_after_a_reset_takes_nothing(tcp):
     """ENOTCONN; the data and the error wait as before."""
     server, client = tcp.pair()
@@ -635,6 +651,15 @@ def test_a_send_does_not_tell_a_soft_error_and_its_acknowledgement_takes_it_back
     tcp.eventually(lambda: tcp.system.outstanding(server) == 0)
     assert tcp.so_error(server) == 0
     assert tcp.recv(client) == b"still here"
+
+
+def test_the_peers_fin_takes_a_soft_error_back(tcp):
+    """So none is left when both sides have ended."""
+    server, client = tcp.pair()
+    tcp.host_unreachable(server)
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    assert tcp.so_error(server) == 0
 
 
 def test_a_soft_error_hides_behind_a_read_of_zero_bytes_and_is_no_reset(tcp):
