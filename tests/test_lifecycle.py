@@ -105,7 +105,7 @@ def test_the_table_is_total():
 
 
 def test_the_words_only_move_forward():
-    """Input goes hold, deliver, discard, stop, output hold, accept, drain, stop, reset, done: so all connections end."""
+    """Input and output go through their words in the order of the enumerations, so every connection ends."""
     inputs, outputs = list(Input), list(Output)
     for state in STATES:
         for following in TABLE[state].values():
