@@ -476,7 +476,8 @@ class Datagram:
         wanted = 0 if self._closing else READ
         if self._queue and self._ask_again is None:
             wanted |= WRITE
-        self._want(wanted)
+        if not self._loop.resting or self not in self._loop.resting:
+            self._want(wanted)
 
     def _want(self, wanted: int) -> None:
         if wanted == self._interest or self._interest is None:
