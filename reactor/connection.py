@@ -23,9 +23,9 @@ import attrs
 
 from reactor import lifecycle
 from reactor.buffers import EMPTY, FileRange, SendQueue, as_view
-from reactor.errors import WAIT, Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
-from reactor.life import ACCEPT, DELIVER, DRAIN, STOP_INPUT, Life, ignore
-from reactor.lifecycle import CLOSED, LINGER, OPEN, STARTING
+from reactor.errors import Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.life import ACCEPT, DELIVER, DONE, DRAIN, RESET, Life, ignore
+from reactor.lifecycle import CLOSED, LAST_WORDS, LINGER, OPEN, STARTING
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
 from reactor.protocol import Protocol
 from reactor.secure import Secure
@@ -113,7 +113,7 @@ class Connection(Life):
         try:
             sent = self._socket.send(data)
         except OSError as exc:
-            if exc.errno in WAIT:
+            if self._must_wait(exc):
                 self._blocked = True
                 self._write_later(bytes(data))
             else:
@@ -182,8 +182,11 @@ class Connection(Life):
         if self._secure is not None and self._turn != self._loop.turns and not self._blocked and not self._gathered:
             self._turn = self._loop.turns
             self._send_queue()
-        if self._queue.size or self._blocked or (self._secure is not None and self._secure.records.size):
+        if self._queue.size or self._blocked or (self._secure is not None and self._has_records()):
             self._gather()
+
+    def _has_records(self) -> bool:
+        return self._secure is not None and self._secure.has_more(self._queue, self._state.output is DRAIN)
 
     def flush(self) -> None:
         """Gives the kernel what was gathered in this turn, and tells a writer who is too fast. Called by the loop."""
@@ -199,12 +202,13 @@ class Connection(Life):
         self._tell_writer()
 
     def _on_writable(self) -> None:
-        self._send_queue()
+        if not self._send_queue():
+            self._loop.came_to_nothing(self)
         self._refresh()
         self._tell_writer()
 
     def _tell_writer(self) -> None:
-        waiting = self._queue.size
+        waiting = self.get_write_buffer_size()
         if self._writing_paused:
             if waiting <= self._watermarks.low and self._may_write():
                 self._writing_paused = False
@@ -215,8 +219,12 @@ class Connection(Life):
             self._record("pause_writing")
             self._protocol.pause_writing()
 
-    def _send_queue(self) -> None:
-        """Sends until nothing is left, the kernel takes no more, or the budget of one turn is used up."""
+    def _send_queue(self) -> bool:
+        """Sends until nothing is left, the kernel takes no more, or the budget of one turn is used up.
+
+        False when something waits and the kernel took nothing.
+        """
+        took = False
         secure, limits, system = self._secure, self._options.limits, self._loop.system
         draining = self._state.output is DRAIN
         out = self._queue if secure is None else secure.records
@@ -226,7 +234,7 @@ class Connection(Life):
                     secure.seal(self._queue, limits.send_bytes, system.read_file)
             except OSError as exc:  # the file's, or OpenSSL's
                 self._abort(exc)
-                return
+                return True
             if not out.size:
                 break
             head = out.head(limits.send_bytes)
@@ -238,12 +246,13 @@ class Connection(Life):
                     sent = self._socket.send(first) if len(head) == 1 else self._socket.sendmsg(head)
             except FileUnusable as exc:
                 self._abort(exc)
-                return
+                return True
             except OSError as exc:
-                if exc.errno not in WAIT:
+                if not self._must_wait(exc):
                     self._send_failed(exc)
-                    return
+                    return True
                 break
+            took = True
             offered = min(sum(map(len, head)), limits.send_bytes)
             out.advance(sent)
             if secure is None:
@@ -259,13 +268,20 @@ class Connection(Life):
         if not self._queue.size:
             self._queue = EMPTY
             self._bursting = False
-        if self._blocked or self._state is CLOSED:
-            return
-        if draining:
+        if not self._blocked and self._state is not CLOSED:
+            self._all_sent()
+        return took or not self._blocked
+
+    def _all_sent(self) -> None:
+        output = self._state.output
+        if output is DRAIN:
             if self._is_flushed():
                 self._move(lifecycle.DRAINED)
+        elif output is RESET:
+            self._check_acknowledged()
+            self._arm()
         else:
-            self._direct = secure is None and self._may_write()
+            self._direct = self._secure is None and self._may_write()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """As asyncio's: `pause_writing` comes above `high` bytes, `resume_writing` at or below `low`.
@@ -281,8 +297,8 @@ class Connection(Life):
         return self._watermarks.low, self._watermarks.high
 
     def get_write_buffer_size(self) -> int:
-        """Bytes that wait here; those the kernel has accepted are not counted."""
-        return self._queue.size
+        """Bytes that wait here, what TLS itself has to say included; those the kernel has accepted are not counted."""
+        return self._queue.size if self._secure is None else self._queue.size + self._secure.own_bytes
 
     # Reading
 
@@ -302,10 +318,10 @@ class Connection(Life):
             self._record("data_received", len(data))
         self._protocol.data_received(data)
 
-    def receive(self) -> bytes | None:
-        """One read for TLS. None: there is nothing, or it failed, and that was seen to."""
+    def receive(self, most: int | None = None) -> bytes | None:
+        """One read for TLS, of `most` bytes. None: there is nothing, or it failed, and that was seen to."""
         try:
-            data = self._socket.recv(self._read_bytes)
+            data = self._socket.recv(self._read_bytes if most is None else min(most, self._read_bytes))
         except OSError as exc:
             self._receive_failed(exc)
             return None
@@ -330,29 +346,39 @@ class Connection(Life):
         if not data:
             self.peer_ended()
             return
-        self._discarded += len(data)
         self._read_at = self._loop.now
-        if self._observer is not None:
-            self._record("discarded", len(data))
+        self.count_discarded(len(data))
         if self._state is LINGER and self._discarded > self._options.limits.linger_bytes:
             self.end_linger()
+
+    def count_discarded(self, count: int) -> None:
+        """So much came that nobody wants."""
+        self._discarded += count
+        if self._observer is not None:
+            self._record("discarded", count)
 
     def _receive_failed(self, exc: OSError) -> None:
         if exc.errno == errno.EBADF:
             self.displaced()
-        elif exc.errno not in WAIT:
+        elif self._must_wait(exc):
+            self._loop.came_to_nothing(self)
+        elif self._secure is None or not self._secure.input_failed(exc):
             self.fail(exc)
 
     def hidden_error(self) -> Exception | None:
         """Whether a reset hides behind a read of zero bytes (K5, K7)."""
-        return self._reason if self._broken else self._loop.system.error(self._socket)
+        return self._reason if self._state is LAST_WORDS else self._loop.system.error(self._socket)
 
     def peer_ended(self) -> None:
-        """A read of zero bytes: the peer's FIN; or its close_notify."""
+        """A read of zero bytes: the peer's FIN, unless a reset hides behind it."""
         hidden = self.hidden_error()
         if hidden is not None:
             self.fail(hidden)
-            return
+        else:
+            self.input_ended()
+
+    def input_ended(self) -> None:
+        """The peer has ended its side, and everything before that was delivered."""
         if self._observer is not None:
             self._record("peer FIN")
         delivering = self._state.input is DELIVER
@@ -367,7 +393,8 @@ class Connection(Life):
     def pause_reading(self) -> None:
         """No `data_received` until `resume_reading`. Nothing is lost: the kernel holds it, then the peer must wait.
 
-        A reset still ends the connection at once (on epoll and poll); what was not read then counts as discarded.
+        If the connection fails meanwhile (a reset, say), what had arrived waits for `resume_reading` as well, and the
+        failure is told behind it. After `Deadlines.unread` it is counted as discarded, and the failure told.
         """
         self._paused = True
         self._derive()
@@ -378,7 +405,9 @@ class Connection(Life):
         self._paused = False
         self._derive()
         self._refresh()
-        if self._secure is not None and self.is_reading() and not self._secure.shaking:
+        if self._state is LAST_WORDS:
+            self._loop.post(self, self._resume_last_words)
+        elif self._secure is not None and self.is_reading() and not self._secure.shaking:
             self._loop.post(self, self._secure.go_on)  # what it holds is announced by no poller
 
     # TLS
@@ -407,7 +436,7 @@ class Connection(Life):
         buffer of its own must see to that itself. ValueError for a context that cannot be used.
         """
         refused = f"start_tls() refused: {self!r}"
-        if self._state is not OPEN or self._broken:
+        if self._state is not OPEN:
             raise Misuse(f"{refused} is not open in both directions")
         if self._secure is not None:
             raise Misuse(f"{refused} is under TLS already")
@@ -446,7 +475,16 @@ class Connection(Life):
 
     def is_broken(self) -> bool:
         """Whether nothing can be sent any more."""
-        return self._broken
+        return self._state.output is DONE
+
+    def choose_reader(self) -> None:
+        """TLS has changed its mind about reading."""
+        self._derive()
+        self._refresh()
+
+    def output_failed(self, exc: OSError) -> None:
+        """Whatever may come to be written cannot arrive."""
+        self._send_failed(exc)
 
     def post(self, callback: Callable[..., object], *args: Any) -> None:
         """`call_soon`, on this connection's account."""
@@ -475,21 +513,32 @@ class Connection(Life):
             self._hung_up()
 
     def _hung_up(self) -> None:
-        """The kernel tells, unasked, that a side is gone (K11, K12)."""
-        if self._state is CLOSED or self._broken:
-            return
+        """The kernel tells, unasked, of an error, or that both sides are gone (K11, K12).
+
+        A hang-up alone is no failure: a Unix peer that sent everything and closed gives it while its data is still to
+        be read (K19). If something waits to be sent, the next send tells whether it can arrive.
+        """
         error = self._loop.system.error(self._socket)
         if error is not None:
             self._send_failed(error)
-        elif self._state.input is STOP_INPUT:
-            # The peer's FIN was read, and now nobody is left there to read: whatever we write cannot arrive.
-            self._send_failed(BrokenPipeError(errno.EPIPE, "the peer closed both of its sides"))
+        elif self._blocked:
+            self._on_writable()
         elif self.on_readable is not ignore:
+            self._loop.system.clear_error_queue(self._socket)
             self.on_readable()
         elif self._interest is not None:
-            # Both sides are shut, and the rest waits to be read until reading is resumed. A hang-up cannot be masked.
+            # Nothing is wanted until reading is resumed or something is written. A hang-up cannot be masked.
+            self.rest()
+
+    def rest(self) -> None:
+        """Out of the poller, until something is wanted again. Also called by the loop, for a while."""
+        if self._interest is not None:
             self._loop.poller.unregister(self._fd)
             self._interest = None
+
+    def go_on(self) -> None:
+        """In the poller again, as it should be by now. Called by the loop."""
+        self._refresh()
 
     # Ending
 
@@ -510,18 +559,28 @@ class Connection(Life):
         self._ended_by = self._ended_by or "close()"
         self._move(lifecycle.CLOSE)
 
-    def abort(self, exc: Exception | None = None) -> None:
+    def abort(self, exc: Exception | None = None, *, flush: bool = False) -> None:
         """Ends now, with a reset: what is queued is dropped, and the peer can tell; it never sees a clean end.
+
+        With `flush=True` what was written is sent first, and the reset follows when the peer's TCP has acknowledged it
+        (`Deadlines.flush` without progress ends that). For a stream that was cut elsewhere: nothing that came before
+        the cut is lost, and nobody takes it for the whole. A connection that has flushed and ended already is left so.
 
         `connection_lost` is given `exc`, else Aborted; unless something else was the first cause.
         """
         self._ended_by = self._ended_by or "abort()"
-        self._abort(exc or Aborted(f"{self!r} was aborted"))
+        exc = exc or Aborted(f"{self!r} was aborted")
+        if flush:
+            self._reset_when_flushed(exc)
+        else:
+            self._abort(exc)
 
     def is_closing(self) -> bool:
         """Whether the end of both sides has begun: by `close`, `abort`, the peer and us in turn, or a failure."""
-        begun = self._state is not STARTING
-        return self._broken or (begun and self._state.output is not ACCEPT and self._state.input is not DELIVER)
+        state = self._state
+        return state.output is DONE or (
+            state is not STARTING and state.output is not ACCEPT and state.input is not DELIVER
+        )
 
     def drain(self) -> None:
         """The reactor drains: asks the protocol to end, once it has begun, and unless it is ending already."""

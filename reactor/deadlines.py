@@ -13,13 +13,16 @@ from __future__ import annotations
 
 from enum import Enum
 
-from reactor.lifecycle import LINGER, STARTING, Input, Output, State
+from reactor.lifecycle import CONFIRM, LAST_WORDS, LINGER, STARTING, Input, Output, State
 from reactor.options import Deadlines
 
 # Between two looks at what a peer has acknowledged, however short the deadlines are.
 _SHORTEST_WAIT = 0.001
 # The first look at a flush, as a share of its deadline; a peer is found dead that much late at most.
 _FIRST_LOOK = 1 / 16
+# The longest wait between two looks while only an acknowledgement is awaited. The looks begin at the shortest wait and
+# double: so the end is told soon after the acknowledgement, and a peer that acknowledges slowly costs little.
+_LONGEST_WAIT = 1.0
 
 
 class Passed(Enum):
@@ -29,12 +32,17 @@ class Passed(Enum):
     STALLED = "the peer took nothing for Deadlines.flush"
     FLUSH_TOTAL = "the flush took longer than Deadlines.flush_total"
     LINGERED = "lingered enough"
+    UNREAD = "reading was not resumed for Deadlines.unread after a failure"
     IDLE = "nothing received and nothing sent for Deadlines.idle"
+
+
+# Output that the kernel and the peer have still to take.
+_FLUSHING = (Output.DRAIN, Output.RESET)
 
 
 def needs_acknowledgements(state: State) -> bool:
     """Whether what the peer acknowledges decides a deadline of this state."""
-    return state is LINGER or state.output is Output.DRAIN
+    return state is LINGER or state is CONFIRM or state.output in _FLUSHING
 
 
 def passed(
@@ -51,7 +59,11 @@ def passed(
             or now >= progress + deadlines.linger_total
         )
         return Passed.LINGERED if enough else None
-    if state.output is Output.DRAIN:
+    if state is CONFIRM:
+        return Passed.LINGERED if now >= progress + deadlines.flush else None
+    if state is LAST_WORDS:
+        return Passed.UNREAD if now >= heard + deadlines.unread else None
+    if state.output in _FLUSHING:
         if now >= progress + deadlines.flush:
             return Passed.STALLED
         if deadlines.flush_total is not None and now >= since + deadlines.flush_total:
@@ -74,8 +86,16 @@ def next_look(
         moments.append(now + max(deadlines.linger_grace, now - last, _SHORTEST_WAIT))
         moments.append(last + deadlines.linger_silence)
         moments.append(progress + deadlines.linger_total)
-    elif state.output is Output.DRAIN:
-        moments.append(now + max(deadlines.flush * _FIRST_LOOK, now - progress, _SHORTEST_WAIT))
+    elif state is CONFIRM:
+        moments.append(now + _soon(now - since))
+        moments.append(progress + deadlines.flush)
+    elif state is LAST_WORDS:
+        moments.append(max(read_at, since) + deadlines.unread)
+    elif state.output in _FLUSHING:
+        if state.output is Output.RESET:
+            moments.append(now + _soon(now - since))
+        else:
+            moments.append(now + max(deadlines.flush * _FIRST_LOOK, now - progress, _SHORTEST_WAIT))
         moments.append(progress + deadlines.flush)
         if deadlines.flush_total is not None:
             moments.append(since + deadlines.flush_total)
@@ -84,6 +104,11 @@ def next_look(
     return min(moments, default=None)
 
 
+def _soon(waited: float) -> float:
+    """Until the next look at what has been awaited for so long."""
+    return max(min(waited, _LONGEST_WAIT), _SHORTEST_WAIT)
+
+
 def _in_use(state: State) -> bool:
-    """Whether the protocol still has a use for the connection: only then is silence its idleness."""
-    return state.input is Input.DELIVER or state.output is Output.ACCEPT
+    """Whether an idle deadline applies: while the peer may still send, or the protocol may still write."""
+    return state is not LAST_WORDS and (state.input is Input.DELIVER or state.output is Output.ACCEPT)

@@ -57,7 +57,7 @@ class QueueOverflow(ReactorError, ConnectionError):
 
 
 class Unacknowledged(ReactorError, ConnectionError):
-    """Output was flushed and our FIN was sent, but the peer neither ended nor was seen to acknowledge everything."""
+    """Output was flushed and our FIN was sent, but the peer's TCP was not seen to acknowledge everything."""
 
 
 class Unsent(ReactorError, ConnectionError):
@@ -91,6 +91,24 @@ EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 # On reading and writing neither is the connection's fault: it is asked again when the poller says so.
 WAIT = TRY_AGAIN | EXHAUSTED
+
+# What ICMP says of a path, perhaps only for a moment (RFC 1122, 4.2.3.9). TCP lives on (RFC 9293, MUST-56); whether the
+# connection has ended all the same, its TCP state tells.
+SOFT = frozenset(
+    getattr(errno, name)
+    for name in (
+        "ECONNREFUSED",
+        "EHOSTDOWN",
+        "EHOSTUNREACH",
+        "EMSGSIZE",
+        "ENETUNREACH",
+        "ENONET",
+        "ENOPROTOOPT",
+        "EOPNOTSUPP",
+        "EPROTO",
+    )
+    if hasattr(errno, name)
+)
 
 # `accept` tells what became of one connection, not of the listener (accept(2), "Error handling"): take the next.
 PEER_GONE = frozenset(

@@ -4,8 +4,10 @@ The state is `lifecycle`'s two words. `_move` alone assigns it and derives the r
 our FIN, the deadlines, the end. `_refresh` alone tells the poller what we wait for. `Connection` adds the bytes:
 reading, writing, and what a user calls.
 
-An error is latched once, where it is first seen, because the kernel tells it only once (K5). After a failed send the
-queue is dropped, what the peer had said is still read, and only then comes `connection_lost` with that error (R5).
+An error is latched once, where it is first seen, because the kernel tells it only once (K5). After a failure the
+queue is dropped, what had arrived is still delivered (LAST_WORDS), and only then comes `connection_lost` with that
+error (R5).
+While reading is paused, what had arrived waits for `resume_reading`, for `Deadlines.unread` at most.
 No callback is ever called from inside a call that the user makes.
 
 Reading on costs little and saves the reply: closing a socket with unread input makes the kernel send a reset and throw
@@ -25,8 +27,18 @@ from reactor import lifecycle
 from reactor.addresses import SocketAddress, address_text
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
-from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
-from reactor.lifecycle import CLOSED, LAST, LINGER, STARTING, Event, Input, Output, State
+from reactor.errors import (
+    SOFT,
+    WAIT,
+    Aborted,
+    FlushTimeout,
+    HandshakeTimeout,
+    IdleTimeout,
+    Misuse,
+    Unacknowledged,
+    Unsent,
+)
+from reactor.lifecycle import CLOSED, CONFIRM, FAILING, LAST, LAST_WORDS, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
 from reactor.options import Deadlines, Options, Watermarks
 from reactor.pollers import READ, WRITE
@@ -41,10 +53,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("reactor")
 
 DELIVER, DISCARD, STOP_INPUT = Input.DELIVER, Input.DISCARD, Input.STOP
-ACCEPT, DRAIN, STOP_OUTPUT = Output.ACCEPT, Output.DRAIN, Output.STOP
+ACCEPT, DRAIN, STOP_OUTPUT, RESET, DONE = Output.ACCEPT, Output.DRAIN, Output.STOP, Output.RESET, Output.DONE
 
-# Reads after a failed send, before the connection ends whatever else the peer may say: more than the largest usual
-# receive buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
+# Reads after a failure, before the connection ends whatever else the peer may say: more than the largest usual receive
+# buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
 _LAST_READS = 256
 
 
@@ -87,7 +99,6 @@ class Life:
     _bursting: bool  # ... and until then, what is written need only be queued
     _writing_paused: bool  # pause_writing was told, and resume_writing not yet
     _reason: Exception | None  # the first cause of an end that is not in order
-    _broken: bool  # nothing can be sent any more
     _how: str | None  # how it ended
     _fin_sent: bool
     _displaced: bool  # the descriptor is somebody else's by now, or nobody's
@@ -139,7 +150,7 @@ class Life:
         self._paused = False
         self._ended_by = None
         self._blocked = self._gathered = self._bursting = self._writing_paused = False
-        self._broken = self._fin_sent = self._displaced = False
+        self._fin_sent = self._displaced = False
         self._reason = self._how = self._watch = self._last_look = None
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
         self._read_at = self._sent_at = self._since = loop.now
@@ -175,55 +186,95 @@ class Life:
         elif state.output is DRAIN and self._is_flushed():
             self._move(lifecycle.DRAINED)
         else:
-            if state.output is DRAIN and secure is not None:
-                self._gather()  # its close_notify; our FIN leaves behind it
-            elif state.output is STOP_OUTPUT and before.output is not STOP_OUTPUT:
-                self._send_fin()
+            self._act_on(state, before)
+            if self._state is not state:
+                return  # an effect has moved it on
             self._derive()
             if event is not lifecycle.PEER_EOF:  # what the protocol says to that decides; see `peer_ended`
                 self._refresh()
             self._arm()
-            if self._state is LINGER:
-                self._record("lingering")
-                if not self._options.linger:
-                    self.end_linger()
+            if self.is_lingering() and not self._options.linger:
+                self.end_linger()
+
+    def _act_on(self, state: State, before: State) -> None:
+        """What becomes of the output at the transition to a state that is not the last."""
+        if (state.output is DRAIN and self._secure is not None) or (state.output is RESET and not self._is_flushed()):
+            self._gather()  # TLS's close_notify, for one; our FIN or reset comes behind it
+        elif state.output is STOP_OUTPUT and before.output is not STOP_OUTPUT:
+            self._send_fin()
+        if self._state is LINGER:
+            self._record("lingering")
+        elif self._state is CONFIRM or self._state.output is RESET:
+            self._check_acknowledged()
+
+    def is_lingering(self) -> bool:
+        """Whether all is sent, our FIN too, and nothing is left to do but to wait for the peer."""
+        return self._state is LINGER or self._state is CONFIRM
+
+    def _check_acknowledged(self) -> None:
+        """Ends CONFIRM, or the flush before a reset, once the peer's TCP has everything, or if nobody can tell."""
+        if self._state is FAILING and self._loop.now < self._sent_at + self._options.deadlines.linger_grace:
+            return  # where a reset drops what was not read, the peer's program has the same grace as when we linger
+        if self._is_flushed():
+            acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
+            if acknowledged is None or acknowledged == self._accepted:
+                self._move(lifecycle.ACKNOWLEDGED)
 
     def _is_flushed(self) -> bool:
         """Whether the kernel has everything that was written, and TLS's own last words."""
-        return not self._queue.size and (self._secure is None or self._broken or self._secure.is_flushed())
+        if self._queue.size:
+            return False
+        if self._secure is None:
+            return True
+        # Behind a failure there is no close_notify: a stream that was cut must not look whole.
+        return not self._secure.records.size if self._state.output is RESET else self._secure.is_flushed()
 
     def _send_fin(self) -> None:
-        if self._broken:
-            return
         system = self._loop.system
         try:
             system.shutdown_output(self._socket)
         except OSError as exc:
-            self._send_failed(system.error(self._socket) or exc)
+            self._fin_failed(system.error(self._socket) or exc)
             return
         self._fin_sent = True
         self._record("our FIN")
+
+    def _fin_failed(self, exc: OSError) -> None:
+        if self._state is CONFIRM:
+            self._check_acknowledged()  # a peer that has everything and is gone by now has lost nothing
+        self._send_failed(exc)
 
     def _derive(self) -> None:
         """Chooses, at the transition, what the loop then calls without asking."""
         state, secure = self._state, self._secure
         if state is STARTING:
             return  # a handshake reads by itself
+        delivering = state.input is DELIVER and not self._paused
         if secure is not None and secure.shaking and state.input is not STOP_INPUT:
             self.on_readable = secure.shake  # whatever becomes of the plaintext: what is queued waits for it
-        elif state.input is DISCARD:
+        elif state.input is DISCARD and (secure is None or not secure.wants_input()):
             self.on_readable = self._discard
-        elif state.input is DELIVER and not self._paused:
-            self.on_readable = self._deliver if secure is None else secure.read
+        elif secure is not None and (delivering or state.input is DISCARD) and not secure.is_congested():
+            self.on_readable = secure.read
+        elif secure is None and delivering:
+            self.on_readable = self._deliver
         else:
             self.on_readable = ignore
-        self._direct = secure is None and state.output is ACCEPT and not self._broken and not self._queue.size
+        self._direct = secure is None and state.output is ACCEPT and not self._queue.size
 
     def _refresh(self) -> None:
         """The one place that tells the poller what we wait for."""
         if self._state is CLOSED:
             return
-        wanted = 0 if self.on_readable is ignore or self._broken else READ
+        if self._state is CONFIRM or self._state is LAST_WORDS:
+            # Nothing but a hang-up can be told here, and a hang-up cannot be masked: it would be told for ever (K12).
+            if self._interest is not None:
+                self._loop.poller.unregister(self._fd)
+                self._interest = None
+            return
+        if self._loop.resting and self in self._loop.resting:
+            return
+        wanted = 0 if self.on_readable is ignore else READ
         if self._blocked:
             wanted |= WRITE
         if wanted == self._interest or (self._interest is None and not wanted):
@@ -246,8 +297,7 @@ class Life:
 
     def _may_write(self) -> bool:
         """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
-        spoiled = self._secure is not None and self._secure.spoiled
-        return self._state.output is ACCEPT and not self._broken and not spoiled
+        return self._state.output is ACCEPT and not (self._secure is not None and self._secure.spoiled)
 
     def is_reading(self) -> bool:
         """Whether `data_received` may come."""
@@ -268,12 +318,17 @@ class Life:
         """The loop closes."""
         if self._secure is not None:
             self._secure.on_failed = None
-        self._abort(Aborted(f"the reactor was closed; {self!r} was reset"))
+        self.cut(Aborted(f"the reactor was closed before {self!r} had ended"))
 
     def cut(self, exc: Exception) -> None:
-        """The reactor's own end: what lingers is left to the kernel, what still sends is reset."""
-        if self._state is LINGER:
+        """The reactor's own end: last words that the kernel has are left to the kernel, what still sends is reset."""
+        if self.is_lingering():
             self.end_linger()
+        elif self._state.output is STOP_OUTPUT:
+            # Our output has ended in order; a reset would throw away what of it is still under way.
+            self._because(exc)
+            self._how = "cut"
+            self._move(lifecycle.FAILED)
         else:
             self._abort(exc)
 
@@ -290,15 +345,17 @@ class Life:
             self._move(lifecycle.FAILED)
 
     def handshake_failed(self, exc: Exception) -> None:
-        """Nothing can be said here but OpenSSL's alert, which is sent as any last words are."""
-        self._because(exc)
+        """Nothing can be said here but OpenSSL's alert; a reset follows it, so that nobody takes it for an end."""
         assert self._secure is not None
         self._unsent += self._secure.drop_unsealed(self._queue)
-        self._move(lifecycle.CLOSE)
-        if self._state is not CLOSED:  # it may have been closed before, and have waited for the handshake
-            self._derive()
-            self._refresh()
-            self._gather()
+        self._secure.send_records()
+        self._reset_when_flushed(exc)
+
+    def _reset_when_flushed(self, exc: Exception) -> None:
+        """A failure that overtakes nothing: what was written goes first, then the reset."""
+        if self._state is not CLOSED:
+            self._because(exc)
+            self._move(lifecycle.RESET)
 
     def _abort(self, exc: Exception) -> None:
         if self._state is not CLOSED:
@@ -311,47 +368,75 @@ class Life:
 
     def _send_failed(self, exc: OSError) -> None:
         """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
+        if self._state is CLOSED or self._state is LAST_WORDS:
+            return
         if exc.errno == errno.EBADF:
             self.displaced()
         elif self._state is LAST and self._secure is not None and self._secure.is_only_ending(self._queue):
             # The peer has ended, and need not wait for our close_notify (RFC 8446, 6.1). Has it all else?
             if self._count_acknowledged(self._loop.system.outstanding(self._socket)) == self._accepted:
-                self._secure.records.clear()
+                self._secure.drop_records()
                 self._move(lifecycle.DRAINED)
             else:
                 self.fail(exc)
-        elif self._state is not CLOSED and not self._broken:
+        else:
             self._break(exc)
-            self._derive()
-            self._refresh()
-            self._loop.post(self, self._read_last_words, _LAST_READS, True)
+            self._move(lifecycle.SEND_FAILED)
+            if self._state is LAST_WORDS:
+                self._loop.post(self, self._read_last_words, _LAST_READS)
 
-    def _read_last_words(self, reads_left: int, delivering: bool) -> None:
-        if self._state is CLOSED:
+    def _must_wait(self, exc: OSError) -> bool:
+        """Whether a call that failed so is to be made again when the poller says so, rather than a failure."""
+        return exc.errno in WAIT or (exc.errno in SOFT and self._loop.system.tcp_lives(self._socket))
+
+    def _read_last_words(self, reads_left: int) -> None:
+        """One read of what had arrived before the failure, and a call for the next. While paused, it waits."""
+        if self._state is not LAST_WORDS:
+            return
+        if self._paused:
+            if not self._has_input():
+                self._fail_at_last()
             return
         before = self._bytes_read()
-        # Once some of it was discarded, nothing is delivered any more: a stream has no holes.
-        delivering = delivering and self.is_reading()
-        if delivering:
-            self._deliver() if self._secure is None else self._secure.reader()()
-        elif self._state.input is not STOP_INPUT:
-            self._discard()
+        self._deliver() if self._secure is None else self._secure.reader()()
         if reads_left and self._bytes_read() > before:
-            self._loop.post(self, self._read_last_words, reads_left - 1, delivering)
+            self._loop.post(self, self._read_last_words, reads_left - 1)
         else:
-            assert self._reason is not None
-            self.fail(self._reason)
+            self._fail_at_last()
+
+    def _resume_last_words(self) -> None:
+        self._read_last_words(_LAST_READS)
+
+    def _has_input(self) -> bool:
+        """Whether anything that had arrived was not delivered: in the protocol's buffer, in TLS, or in the kernel."""
+        return bool(
+            getattr(self._protocol, "unread", 0)
+            or (self._secure is not None and self._secure.has_input())
+            or self._loop.system.has_input(self._socket)
+        )
 
     def _bytes_read(self) -> int:
         return self._received + self._discarded + (0 if self._secure is None else self._secure.heard)
 
+    def _fail_at_last(self) -> None:
+        assert self._reason is not None
+        self.fail(self._reason)
+
+    def _discard_last_words(self) -> None:
+        """The protocol did not resume reading in time: counts and drops what had arrived, then tells the failure."""
+        for _ in range(_LAST_READS):
+            before = self._discarded
+            self._discard()
+            if self._discarded == before:
+                break
+        self._fail_at_last()
+
     def _break(self, exc: Exception) -> None:
         """Keeps the first cause, and drops what can no longer be sent."""
         self._because(exc)
-        self._broken = True
         self._unsent += self._queue.clear()
         if self._secure is not None:
-            self._secure.records.clear()
+            self._secure.drop_records()
         self._direct = self._bursting = self._blocked = False
 
     def _because(self, exc: Exception) -> None:
@@ -363,12 +448,11 @@ class Life:
 
     def _finish(self, before: State, event: Event) -> None:
         """No event reaches this connection any more; it is buried at the end of the turn."""
-        if event is lifecycle.ABORT or (event is lifecycle.DEADLINE and before.output is DRAIN):
+        waited = event is lifecycle.ACKNOWLEDGED or event is lifecycle.DEADLINE
+        if event is lifecycle.ABORT or event is lifecycle.RESET or (waited and before.output in (DRAIN, RESET)):
             self._how = "reset"
-        elif self._broken:
-            self._how = "failed"
         elif self._how is None:
-            self._how = "in order"
+            self._how = "in order" if waited and before.output is STOP_OUTPUT else "failed"
         self.on_readable = ignore
         self._direct = False
         if self._watch is not None:
@@ -420,12 +504,11 @@ class Life:
         system = self._loop.system
         if self._displaced:
             system.forget(self._socket)
-        elif self._how == "reset":
+        elif self._how == "reset" or (self._how == "failed" and self._unsent):
+            # Whenever something was dropped: a FIN would pass off the rest for the whole.
             self._record("our reset")
             system.reset(self._socket)
         else:
-            if self._observer is not None and self._how == "in order" and not self._fin_sent:
-                self._record("our FIN")
             system.close(self._socket)
 
     def _tell_the_end(self) -> None:
@@ -470,6 +553,12 @@ class Life:
             if acknowledged is not None and acknowledged > self._acknowledged:
                 self._acknowledged = acknowledged
                 self._sent_at = self._loop.now
+            if self._state is CONFIRM or self._state.output is RESET:
+                self._check_acknowledged()
+            if self._state is CONFIRM and (error := self._loop.system.error(self._socket)) is not None:
+                self.fail(error)  # the poller does not watch for it any more
+            if self._state is CLOSED:
+                return
         which = passed(self._state, *self._times(), outstanding == 0)
         deadlines = self._options.deadlines
         if which is None:
@@ -478,6 +567,8 @@ class Life:
             self.handshake_late()
         elif which is Passed.LINGERED:
             self.end_linger(confirmed=outstanding == 0)
+        elif which is Passed.UNREAD:
+            self._discard_last_words()
         elif which is Passed.IDLE:
             self._because(IdleTimeout(f"{self!r}: nothing received and nothing sent for {deadlines.idle} s"))
             self._move(lifecycle.CLOSE)
@@ -502,7 +593,7 @@ class Life:
         After a full silence that includes our FIN. Cut short, the bytes must do: what acknowledges the FIN may be under
         way, for Linux delays it by up to 40 ms.
         """
-        assert self._state is LINGER
+        assert self.is_lingering()
         if confirmed is None:
             acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
             confirmed = acknowledged == self._accepted
@@ -542,8 +633,7 @@ class Life:
             unsent=self._unsent + self._queue.size,
             received=self._received,
             discarded=self._discarded,
-            # At an end in order that follows the peer's, our FIN leaves with the descriptor.
-            fin_sent=self._fin_sent or how == "in order",
+            fin_sent=self._fin_sent,
             fin_acknowledged=(outstanding == 0 if outstanding is not None else None) if self._fin_sent else None,
             stages=(*self._stages, (self._state.name, now - self._since)),
         )
@@ -552,7 +642,8 @@ class Life:
         """Bytes that the peer's side has confirmed; None where nobody knows. Under TLS, at least so many."""
         if not self._accepted:
             return 0
-        if outstanding is None or (self._broken and not self._loop.system.is_tcp(self._socket)):
+        failed = self._state is LAST_WORDS or self._how in ("failed", "reset")
+        if outstanding is None or (failed and not self._loop.system.is_tcp(self._socket)):
             return None  # a Unix socket forgets what was unread when its peer dies
         # Our FIN is the last thing sent, so while anything is outstanding, it is; under TLS, behind our close_notify.
         ends = self._fin_sent if self._secure is None else self._fin_sent + self._secure.end_bytes_sent

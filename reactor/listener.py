@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from reactor.addresses import SocketAddress, address_text
 from reactor.connection import Connection
 from reactor.errors import EXHAUSTED, PEER_GONE, TRY_AGAIN
-from reactor.lifecycle import LINGER
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import INVALID, READ
@@ -148,6 +147,7 @@ class Listener:
 
     def _accept_up_to(self, door: Door, most: int) -> None:
         loop, system, accepted_before = self._loop, self._loop.system, self._accepted
+        refused: OSError | None = None
         limited = self._options.limits.connections is not None
         for _ in range(most):
             if not door.open or (limited and self._is_full()):
@@ -159,6 +159,7 @@ class Listener:
                     self._famine_is_over()
                     return
                 if exc.errno in PEER_GONE:
+                    refused = exc
                     continue
                 if exc.errno in EXHAUSTED:
                     # The kernel wants a descriptor before it looks whether anybody waits; after a caller, the poller
@@ -182,6 +183,9 @@ class Listener:
             loop.post(connection, connection.begin, self._factory)
         if limited and self._is_full():
             self._rest()
+        elif refused is not None and self._accepted == accepted_before and not self._closing:
+            # Not the fate of one caller, who would be out of the queue by now (EPERM of a firewall or a filter, K25).
+            self._starve(refused)
 
     def _is_full(self) -> bool:
         most = self._options.limits.connections
@@ -204,10 +208,12 @@ class Listener:
             self._famine = (loop.now, self._accepted)
             logger.warning("%r pauses: %s; callers wait in the kernel's queue", self, exc.strerror)
         self._rest()
-        loop.starved[self] = None
         self._retry = loop.set_timer(loop.now + self._back_off, self, self._try_again)
         self._back_off = min(2 * self._back_off, _BACK_OFF_MOST)
-        lingering = (end for end in loop.ends.values() if isinstance(end, Connection) and end.state is LINGER)
+        if exc.errno not in EXHAUSTED:
+            return  # no descriptor that is freed would help
+        loop.starved[self] = None
+        lingering = (end for end in loop.ends.values() if isinstance(end, Connection) and end.is_lingering())
         oldest = min(lingering, key=lambda connection: connection.number, default=None)
         if oldest is not None:
             oldest.end_linger()

@@ -33,6 +33,11 @@ logger = logging.getLogger("reactor")
 
 # A day, in seconds: the pollers' milliseconds must fit a C int.
 _LONGEST_WAIT = 86400.0
+# Turns in a row in which the events of one end come to nothing, before it pauses: a spurious event is no spin.
+_SPINS = 4
+# The first pause and the longest, in seconds: as short as nobody notices, doubled so that a long episode costs nothing.
+_PAUSE = 0.010
+_PAUSE_MOST = 1.0
 
 
 class End(Protocol):
@@ -72,11 +77,34 @@ class Gatherer(Protocol):
     def callback_failed(self, exc: Exception) -> None: ...
 
 
+class Resting(Protocol):
+    """An end that can leave the poller for a while."""
+
+    def rest(self) -> None:
+        """Leave the poller."""
+
+    def go_on(self) -> None:
+        """Come back."""
+
+    def callback_failed(self, exc: Exception) -> None: ...
+
+
 class Starved(Protocol):
     """A listener that waits for a descriptor to be freed."""
 
     def descriptor_freed(self) -> None: ...
     def callback_failed(self, exc: Exception) -> None: ...
+
+
+class _Spin:
+    """How often in a row the events of one end came to nothing, and how long its next pause is."""
+
+    __slots__ = ("count", "pause", "turn")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.turn = 0
+        self.pause = _PAUSE
 
 
 class Loop:
@@ -102,6 +130,9 @@ class Loop:
         # Every connection is to be asked to end: those there are, and those that still come.
         self.draining = False
         self._posted: deque[Handle] = deque()
+        # Ends whose last events came to nothing; those of them that are out of the poller for a while.
+        self._spins: dict[Resting, _Spin] = {}
+        self.resting: set[object] = set()
         self._turning = False
         self._stopping = False
         self._closed = False
@@ -308,6 +339,34 @@ class Loop:
         self.gathered.append(end)
         self.nudge()
 
+    def came_to_nothing(self, end: Resting) -> None:
+        """An event of `end` was served, and neither did anything come of it nor will the poller cease to tell of it.
+
+        Turn after turn, that would be a spin: then `end` leaves the poller, for 10 ms doubling to 1 s while it goes on,
+        with one log line.
+        """
+        spin = self._spins.get(end)
+        if spin is None or self.turns - spin.turn > 1:
+            spin = self._spins[end] = _Spin()
+        elif spin.turn == self.turns and spin.count:
+            return  # both sides of one event
+        spin.turn = self.turns
+        spin.count += 1
+        if spin.count < _SPINS:
+            return
+        if spin.count == _SPINS:
+            logger.warning("%r pauses: its events come to nothing", end)
+        self.resting.add(end)
+        end.rest()
+        self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
+        spin.pause = min(2 * spin.pause, _PAUSE_MOST)
+
+    def _end_pause(self, end: Resting, spin: _Spin) -> None:
+        if self._spins.get(end) is spin:
+            spin.turn = self.turns
+            self.resting.discard(end)
+            end.go_on()
+
     def admit(self, fd: int, end: End) -> None:
         """Counts `end` among the ends, under its descriptor."""
         there = self.ends.get(fd)
@@ -317,7 +376,10 @@ class Loop:
 
     def dismiss(self, fd: int, registered: bool) -> None:
         """Forgets the end of this descriptor, also for the rest of this batch."""
-        del self.ends[fd]
+        end = self.ends.pop(fd)
+        if self._spins:
+            self._spins.pop(end, None)  # type: ignore[call-overload]
+            self.resting.discard(end)
         if registered:
             self.poller.unregister(fd)
 
@@ -381,6 +443,8 @@ class Loop:
             while self.dead:
                 self._bury()
         finally:
+            self._spins.clear()
+            self.resting.clear()
             self._posted.clear()
             self.gathered.clear()
             self.timers = Timers()

@@ -106,6 +106,9 @@ class Deadlines:
     # After our FIN: with nothing heard and nothing more acknowledged for so long, it is let go. nginx's number, as the
     # next: long enough for a slow line, short enough that lingering connections do not pile up.
     linger_silence: float = attrs.field(default=5.0, validator=_positive)
+    # After a failure while reading is paused: how long the input that had arrived waits for `resume_reading`, counted
+    # from the last read. Then it is discarded and counted, and the failure is told: a dead connection is not kept on.
+    unread: float = attrs.field(default=30.0, validator=_positive)
     # After our FIN, all in all, since the last progress of our own output: for a peer that goes on sending.
     linger_total: float = attrs.field(default=30.0, validator=_positive)
     # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux

@@ -184,7 +184,7 @@ class SelectorPoller:
 POLLERS: dict[str, type[Poller]] = {}
 
 if hasattr(select, "epoll"):
-    # Fewer are more often: the rest waits for the next turn, and the array is allocated at each call.
+    # Asked for at first, because the array is allocated at each call; when there are more, all are asked for.
     _EVENTS_PER_POLL = 512
 
     class EpollPoller:
@@ -228,7 +228,11 @@ if hasattr(select, "epoll"):
                 invalid = self._begin_anew()
                 if invalid:
                     return invalid
-            return self._epoll.poll(timeout, _EVENTS_PER_POLL)
+            ready = self._epoll.poll(timeout, _EVENTS_PER_POLL)
+            if len(ready) == _EVENTS_PER_POLL:
+                # All of them, at once: a deadline must not be judged ahead of an event that waits.
+                ready = self._epoll.poll(0, len(self._interest))
+            return ready
 
         def _begin_anew(self) -> list[tuple[int, int]]:
             """Changes to a new epoll; returns those that turn out to be gone, too."""

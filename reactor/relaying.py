@@ -6,9 +6,9 @@
    read; so each direction holds at most that and one read, and a slow peer slows the fast one down.
 2. A FIN is passed on behind everything before it, and ends that direction only. When both directions have ended so,
    both connections are over, in order.
-3. Whatever else ends one of them resets the other: a stream that was cut short must not look whole to who reads it.
-   A reset, a failure, a TLS truncation, a deadline and an exception are all the same here; the first cause is kept.
-   What then still waits for the other is dropped, as a reset does.
+3. Whatever else ends one of them resets the other: a stream that was cut short must not look whole to its reader. A
+   reset, a failure, a TLS truncation, a deadline and an exception are all the same here; the first cause is kept. What
+   was delivered before the failure is sent to the other first, and the reset follows it (`Connection.abort`, `flush`).
 4. A drain changes nothing: nobody in between can know where a conversation may stop. It has until the drain's
    deadline, and is then reset.
 
@@ -56,7 +56,7 @@ def _check(source: Connection, target: Connection) -> None:
         )
     if source.state.input is Input.DISCARD:
         raise Misuse(f"relay() refused {source!r}: it was closed, and what comes from its peer is thrown away")
-    if source.state.input is Input.DELIVER and target.state.output is not Output.ACCEPT and target.state is not CLOSED:
+    if source.state.input is Input.DELIVER and target.state.output not in (Output.ACCEPT, Output.DONE):
         raise Misuse(f"relay() refused {source!r}: nothing can be written to {target!r} any more")
 
 
@@ -128,7 +128,7 @@ class Relay:
             self._failure, self._failed = cause, failed
         for side in self._sides:
             if not side.gone:
-                side.connection.abort()
+                side.connection.abort(flush=failed is not None)
 
     def _lost(self, side: _Side, exc: Exception | None) -> None:
         if exc is not None:

@@ -24,19 +24,27 @@ if TYPE_CHECKING:
     from reactor.tls import Codec
 
 
+# Read at once from a peer whose last read made no plaintext: one record (RFC 8446, 5.1), so that a turn is not spent on
+# key updates or renegotiation.
+_BARREN_READ_BYTES = 16 * 1024
+
+
 class Secure:
     """What a connection has besides, when it talks TLS."""
 
     __slots__ = (
+        "_barren",
         "_codec",
         "_connection",
         "_end_bytes",
         "_ended",
+        "_input_end",
         "_sealed",
         "_then",
         "deadline",
         "heard",
         "on_failed",
+        "own_bytes",
         "records",
         "shaking",
     )
@@ -50,8 +58,12 @@ class Secure:
         # What the kernel is to get, and how much of the queue's head is in it.
         self.records = SendQueue()
         self._sealed = 0
-        # Bytes that were read after the handshake.
+        # How much of it TLS itself has to say: handshakes, alerts, key updates.
+        self.own_bytes = 0
+        # Bytes that were read after the handshake; whether the last of them made no plaintext; how the input ended.
         self.heard = 0
+        self._barren = False
+        self._input_end: Exception | None = None
         # The handshake is under way; if it has a deadline apart from the connection's, that.
         self.shaking = True
         self.deadline: TimerHandle | None = None
@@ -83,6 +95,14 @@ class Secure:
     def reader(self) -> Callable[[], None]:
         """What serves the descriptor while plaintext is wanted."""
         return self.shake if self.shaking else self.read
+
+    def wants_input(self) -> bool:
+        """Whether OpenSSL has to read before it can encrypt or end: then what comes goes to it, wanted or not."""
+        return self._codec.wants_input and not self._ended
+
+    def is_congested(self) -> bool:
+        """Whether so much of TLS's own output waits that nothing is read which could make it say more."""
+        return self.own_bytes > self._its.get_write_buffer_limits()[1]
 
     def shake(self) -> None:
         """Something came, and belongs to the handshake."""
@@ -117,44 +137,79 @@ class Secure:
             then()
 
     def read(self) -> None:
-        """Something came, and its plaintext is wanted."""
+        """Something came, and its plaintext is wanted, or OpenSSL wants to read."""
         connection = self._its
-        data = connection.receive()
+        data = connection.receive(_BARREN_READ_BYTES if self._barren else None)
         if data is None:
             return
         self.heard += len(data)
-        if data:
-            self.go_on(data)
-        elif self._codec.peer_ended:
-            self._tell_end()
-        else:
-            truncated = TLSTruncated(f"{connection!r}: the peer's TCP ended without close_notify")
-            connection.fail(connection.hidden_error() or truncated)
+        if not data and self._input_end is None:
+            self._input_end = TLSTruncated(f"{connection!r}: the peer's TCP ended without close_notify")
+        self.go_on(data)
+
+    def has_input(self) -> bool:
+        """Whether plaintext, or the peer's close_notify, has come and was not told yet."""
+        return not self.shaking and self._codec.has_input()
+
+    def input_failed(self, exc: Exception) -> bool:
+        """A read has failed. Whether that is told here, behind what came before and was not delivered yet."""
+        if self.shaking or not self._its.is_reading():
+            return False
+        self._input_end = exc
+        self.go_on()
+        return True
 
     def go_on(self, data: bytes = b"") -> None:
-        """Delivers what has become complete. While reading is paused, what the codec holds waits there."""
-        connection = self._its
-        if not connection.is_reading():
+        """Delivers what has become complete, then the end of the input: both pass here, in the order of the stream.
+
+        While reading is paused, what the codec holds waits there.
+        """
+        connection, codec = self._its, self._codec
+        waited, delivering = self.wants_input(), connection.is_reading()
+        if not delivering and not waited:
+            codec.hold(data)
             return
         try:
-            plaintext = self._codec.read(data)
+            plaintext = codec.read(data)
         except OSError as exc:
             self.send_records()  # the alert that says why
             connection.fail(exc)
             return
-        self.send_records()
-        # Each in a call of its own, behind the data that came before.
-        if self._codec.peer_ended:
-            connection.post(self._tell_end)
-        elif self.spoiled:
-            connection.post(self.go_on)
-        if plaintext:
+        self._barren = not plaintext and len(data) >= _BARREN_READ_BYTES
+        self.send_records(resumed=waited)
+        if not delivering:
+            self._discard(plaintext)
+        elif plaintext:
+            if codec.peer_ended or self.spoiled or self._input_end is not None:
+                connection.post(self.go_on)  # in a call of its own, behind the data
             connection.deliver(plaintext)
+        elif codec.peer_ended:
+            self._tell_end()
+        elif self._input_end is not None:
+            self._tell_truncation()
+
+    def _discard(self, plaintext: bytes) -> None:
+        connection = self._its
+        connection.choose_reader()
+        if plaintext:
+            connection.count_discarded(len(plaintext))
+        if isinstance(self._input_end, TLSTruncated):
+            connection.peer_ended()
+        elif self._input_end is not None:
+            connection.fail(self._input_end)
 
     def _tell_end(self) -> None:
-        """The peer's close_notify was read with its last data. While reading is paused, it waits, too."""
-        if self._its.is_reading():
-            self._its.peer_ended()
+        """The peer's close_notify."""
+        connection = self._its
+        if self._input_end is not None and not isinstance(self._input_end, TLSTruncated):
+            connection.post(connection.output_failed, self._input_end)  # TCP failed behind it
+        connection.input_ended()
+
+    def _tell_truncation(self) -> None:
+        connection, end = self._its, self._input_end
+        assert end is not None
+        hidden = connection.hidden_error() if isinstance(end, TLSTruncated) else None
+        connection.fail(hidden or end)
 
     @property
     def ssl_object(self) -> ssl.SSLObject:
@@ -168,16 +223,24 @@ class Secure:
 
     # Writing
 
-    def send_records(self) -> None:
-        """Sends what TLS itself has to say, while our side may still say anything."""
-        if not self._ended and not self._its.is_broken():
-            self.records.append(self._codec.take())
+    def send_records(self, *, resumed: bool = False) -> None:
+        """Sends what TLS itself has to say, while our side may still say anything; and what had to wait for a read."""
+        if self._ended or self._its.is_broken():
+            return
+        data = self._codec.take()
+        if data or resumed:
+            self.records.append(data)
+            self.own_bytes += len(data)
             self._its.send_or_gather()
+            if self.is_congested():
+                self._its.choose_reader()
 
     def has_more(self, queue: SendQueue, draining: bool) -> bool:
         """Whether anything could be sent now. During the handshake the queue cannot."""
         if self.records.size:
             return True
+        if self._codec.wants_input:
+            return False
         return not self.shaking if queue.size else draining and not self._ended
 
     def seal(self, queue: SendQueue, limit_bytes: int, read_file: Callable[[FileRange, int], bytes]) -> None:
@@ -185,21 +248,35 @@ class Secure:
 
         Only when `has_more`, and no records are left. The OSErrors of `read_file`, and ssl.SSLError.
         """
-        for chunk in queue.head(limit_bytes):
-            data = read_file(chunk, limit_bytes) if isinstance(chunk, FileRange) else chunk
-            self.records.append(self._codec.encrypt(data))
-            self._sealed += len(data)
-        if not self._sealed:
-            end = self._codec.end()
+        if queue.size:
+            for chunk in queue.head(limit_bytes):
+                data = read_file(chunk, limit_bytes) if isinstance(chunk, FileRange) else chunk
+                taken = self._codec.encrypt(data)
+                self._sealed += taken
+                if taken < len(data):
+                    break
+            self.records.append(self._codec.take())
+        elif self._codec.end():
+            end = self._codec.take()
             self.records.append(end)
             self._ended, self._end_bytes = True, len(end)
             self.stop()
+        if self._codec.wants_input:
+            self._its.choose_reader()
 
     def open_sealed(self, queue: SendQueue) -> int:
         """The kernel has taken all records: what was in them leaves the queue. Returns how much that was."""
         count, self._sealed = self._sealed, 0
         queue.advance(count)
+        congested, self.own_bytes = self.is_congested(), 0
+        if congested:
+            self._its.choose_reader()
         return count
+
+    def drop_records(self) -> None:
+        """Nothing can be sent any more."""
+        self.records.clear()
+        self._sealed = self.own_bytes = 0
 
     def drop_unsealed(self, queue: SendQueue) -> int:
         """Drops what cannot be made into records any more; what is in them already, or in the clear, is still sent."""

@@ -58,6 +58,9 @@ _TCP_STATES = (
     "LISTEN",
     "CLOSING",
 )
+# The queue of errors that ip(7) describes; Linux alone has it.
+_MSG_ERRQUEUE = getattr(socket, "MSG_ERRQUEUE", 0x2000)
+_ERRORS_PER_TURN = 64
 # SO_LINGER on, zero seconds: close sends RST (socket(7), RFC 9293 3.10.4 ABORT).
 _RESET = struct.pack("ii", 1, 0)
 # Ports tried so that every address of a name gets the same free one.
@@ -406,7 +409,35 @@ class System:
     # The end of a connection
 
     def error(self, sock: Socket) -> OSError | None:
-        """The socket's pending error, which the kernel tells exactly once (SO_ERROR, socket(7))."""
+        """The error that has ended the socket, which the kernel tells exactly once (SO_ERROR, socket(7)).
+
+        SO_ERROR also tells what ICMP says of a path for a moment. While TCP lives on, that is taken and dropped (RFC
+        9293, MUST-56).
+        """
+        error = self.pending_error(sock)
+        return None if error is None or self.tcp_lives(sock) else error
+
+    def tcp_lives(self, sock: Socket) -> bool:
+        """Whether it is a TCP connection that no error has ended; False where nobody tells."""
+        return self.tcp_state(sock) not in (None, "CLOSED")
+
+    def has_input(self, sock: Socket) -> bool:
+        """Whether something that arrived was not read yet. For a socket that has failed: a pending error is dropped."""
+        try:
+            return bool(sock.recv(1, socket.MSG_PEEK))  # type: ignore[call-arg]
+        except OSError:
+            return False
+
+    def clear_error_queue(self, sock: Socket) -> None:
+        """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever."""
+        try:
+            for _ in range(_ERRORS_PER_TURN):
+                sock.recvmsg(0, 0, _MSG_ERRQUEUE)  # type: ignore[attr-defined]
+        except OSError:
+            pass  # empty; or nothing that has one
+
+    def pending_error(self, sock: Socket) -> OSError | None:
+        """What SO_ERROR tells, a soft error included: of a datagram socket, the fate of one datagram."""
         try:
             number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # type: ignore[attr-defined]
         except OSError as exc:

@@ -26,7 +26,16 @@ _RECORD_BYTES = 16384
 class Codec:
     """One connection's TLS. `ssl_object` is for looking (`getpeercert`, `cipher`), not for calling."""
 
-    __slots__ = ("_held", "_incoming", "_outgoing", "peer_ended", "spoiled", "ssl_object")
+    __slots__ = (
+        "_established",
+        "_held",
+        "_incoming",
+        "_outgoing",
+        "peer_ended",
+        "spoiled",
+        "ssl_object",
+        "wants_input",
+    )
 
     def __init__(self, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None) -> None:
         self._incoming = ssl.MemoryBIO()
@@ -34,12 +43,16 @@ class Codec:
         self.ssl_object = context.wrap_bio(
             self._incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
         )
+        # The first handshake is complete; another one, then, is a renegotiation.
+        self._established = False
         # Plaintext that had to be read before our end, and was not asked for yet.
         self._held = b""
         # The peer's close_notify was read: no more plaintext will come.
         self.peer_ended = False
         # What came is not TLS, or was tampered with: once all that came before is read, `read` raises this.
         self.spoiled: ssl.SSLError | None = None
+        # A renegotiation (TLS 1.2) is under way: nothing can be encrypted or ended before more has come (K23).
+        self.wants_input = False
 
     def shake(self, data: bytes = b"") -> bool:
         """Goes on with the handshake; whether it is complete. Raises ssl.SSLError when it cannot be."""
@@ -48,6 +61,7 @@ class Codec:
             self.ssl_object.do_handshake()
         except ssl.SSLWantReadError:
             return False
+        self._established = True
         return True
 
     def hold(self, data: bytes) -> None:
@@ -62,8 +76,14 @@ class Codec:
             raise self.spoiled
         return plaintext
 
+    def has_input(self) -> bool:
+        """Whether `read` would give anything, or has something to say of the end."""
+        self._held += self._read_all()
+        return bool(self._held or self.peer_ended or self.spoiled)
+
     def _read_all(self) -> bytes:
         plaintext = []
+        self.wants_input = False
         while not self.peer_ended and self.spoiled is None:
             try:
                 chunk = self.ssl_object.read(_RECORD_BYTES)
@@ -80,21 +100,35 @@ class Codec:
                 self.peer_ended = True
         return b"".join(plaintext)
 
-    def encrypt(self, data: bytes | memoryview) -> bytes:
-        """The records of some plaintext, behind whatever TLS wanted to send before."""
+    def encrypt(self, data: bytes | memoryview) -> int:
+        """Makes records of some plaintext, to be taken with `take`; returns how much of it.
+
+        Less than all, with `wants_input` true, while OpenSSL has to read first: offer the rest again after a `read`.
+        """
         view = memoryview(data)
         while view:
-            view = view[self.ssl_object.write(view) :]
-        return self.take()
+            try:
+                view = view[self.ssl_object.write(view) :]
+            except ssl.SSLWantReadError:
+                self.wants_input = True
+                break
+        return len(data) - len(view)
 
-    def end(self) -> bytes:
-        """Our close_notify, behind whatever TLS wanted to send before. Once."""
+    def end(self) -> bool:
+        """Makes our close_notify, to be taken with `take`. Once it has returned true, never again.
+
+        False, with `wants_input` true, while OpenSSL has to read first: ask again after a `read`.
+        """
         self._held += self._read_all()
         try:
             self.ssl_object.unwrap()
-        except ssl.SSLError:
-            pass  # it wants to read the peer's, which may come or not; or the handshake had failed, and an alert is out
-        return self.take()
+        except ssl.SSLWantReadError:
+            pass  # it wants to read the peer's close_notify, which may come or not; ours is out
+        except ssl.SSLError as exc:
+            # Any other error: there was no handshake, or it or the stream had failed, and an alert is out.
+            lives = self._established and self.spoiled is None and not self.peer_ended
+            self.wants_input = lives and exc.reason == "SHUTDOWN_WHILE_IN_INIT"
+        return not self.wants_input
 
     def take(self) -> bytes:
         """What is to be sent by now."""

@@ -6,8 +6,14 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from reactor import Options, Protocol, Reactor
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from reactor.tls import Codec
 
 # Far more than anything here takes; a test that meets it has failed.
 PATIENCE = 20.0
@@ -206,3 +212,15 @@ def all_closed(*sockets: socket.socket | Peer) -> Iterator[None]:
     finally:
         for sock in sockets:
             sock.close()
+
+
+def sealed(codec: Codec, data: Buffer) -> bytes:
+    """The records of all of `data`."""
+    assert codec.encrypt(data) == len(data)
+    return codec.take()
+
+
+def sealed_end(codec: Codec) -> bytes:
+    """The records of its end."""
+    assert codec.end()
+    return codec.take()

@@ -20,7 +20,7 @@ from reactor import DatagramProtocol, DrainSummary, Protocol, Reactor, Reader, R
 from reactor.testing import DescriptorLimit, SimulatedSystem
 from reactor.tls import Codec, codecs
 from reactor.trace import Record, json_lines, text
-from tests.helpers import Recorder, all_closed, turn_until
+from tests.helpers import Recorder, all_closed, sealed, turn_until
 from tests.test_tls import client_context, server_context
 
 ROOT = Path(__file__).parent.parent
@@ -169,14 +169,33 @@ def test_a_client_without_a_name_to_check_is_refused_at_once():
 def test_what_is_held_is_read_later_and_in_order():
     """Records that came too early for anybody are not lost, and stand before what comes next."""
     client, server = shaken()
-    server.hold(client.encrypt(b"one, "))
-    assert server.read(client.encrypt(b"two")) == b"one, two"
+    server.hold(sealed(client, b"one, "))
+    assert server.read(sealed(client, b"two")) == b"one, two"
+
+
+def test_what_openssl_cannot_encrypt_yet_waits_for_a_read():
+    """During a handshake, the first one here, OpenSSL has to read before it can write."""
+    codec = codecs(client_context(), server_side=False, server_hostname="localhost")()
+    assert codec.encrypt(b"too early") == 0
+    assert codec.wants_input
+    assert codec.read() == b""
+    assert not codec.wants_input
+
+
+def test_whether_anything_is_held_can_be_asked():
+    """Plaintext that was not read yet, or the peer's end."""
+    client, server = shaken()
+    assert not server.has_input()
+    server.hold(sealed(client, b"held"))
+    assert server.has_input()
+    assert server.read() == b"held"
+    assert not server.has_input()
 
 
 def test_a_spoiled_stream_is_told_after_what_was_good():
     """What came whole is delivered first; from then on every read says what is wrong."""
     client, server = shaken()
-    good, bad = client.encrypt(b"good"), bytearray(client.encrypt(b"bad"))
+    good, bad = sealed(client, b"good"), bytearray(sealed(client, b"bad"))
     bad[-1] ^= 1
     assert server.read(good + bytes(bad)) == b"good"
     for _ in range(2):

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reactor import Aborted, Misuse, Reactor
+from reactor import Aborted, Deadlines, Misuse, Reactor
 from reactor.framing import (
     Delimited,
     FixedLength,
@@ -759,17 +759,29 @@ def test_no_more_is_read_while_frames_are_held():
         assert most <= 8192
 
 
-def test_a_resume_after_the_end_does_nothing():
-    """Also when the connection ended while frames were held; they are not delivered, and the end says why."""
+def test_frames_that_are_held_when_a_reset_comes_wait_for_the_resume():
+    """They had arrived: they are delivered when reading is resumed, and then the end says why."""
     with World(LINES) as world:
         world.server.acts[b"1"] = world.server.pause_reading
         world.say(b"1\n2\n")
         world.peer.reset()
         world.run(1)
-        assert world.server.told == [b"1", ConnectionResetError]
+        assert world.server.told == [b"1"]
         assert world.server.unread == 2
         world.server.resume_reading()
         world.run(1)
+        assert world.server.told == [b"1", b"2", ConnectionResetError]
+
+
+def test_frames_that_are_held_for_ever_do_not_keep_a_dead_connection():
+    """After `Deadlines.unread` the reset is told all the same."""
+    with World(LINES) as world:
+        world.server.acts[b"1"] = world.server.pause_reading
+        world.say(b"1\n2\n")
+        world.peer.reset()
+        world.run(Deadlines().unread - 1)
+        assert world.server.told == [b"1"]
+        world.run(2)
         assert world.server.told == [b"1", ConnectionResetError]
 
 
@@ -812,7 +824,7 @@ def test_frames_come_back_whole_in_any_weather(seed):
         peer = system.peer(listener.addresses[0])
         peer.send(b"".join(map(framing.frame, sent)))
         peer.fin()
-        system.run(reactor, 3000, until=lambda: peer.ending)
+        system.run(reactor, 3000, until=lambda: peer.ending and not reactor.connections)
         assert read_all(framing, [bytes(peer.data)]) == sent
         assert peer.ending == "EOF"
         grammar.check(ended=True)

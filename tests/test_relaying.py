@@ -31,6 +31,7 @@ from reactor import (
     Options,
     Reactor,
     TLSTruncated,
+    Unacknowledged,
     Watermarks,
 )
 from reactor.connection import Connection
@@ -902,7 +903,7 @@ class RelayWorld(Machine):
         for end, _, connection in self._both_ways():
             need(end.was_reset or end.peer.ending is not None, f"the peer of {connection!r} waits for ever")
         self.check()
-        cut = self.aborted or (self.drained and isinstance(self.relay.failure, Aborted))
+        cut = self.aborted or (self.drained and isinstance(self.relay.failure, Aborted | Unacknowledged))
         orderly = not cut and not any(end.was_reset for end in self.ends.values())
         if kind and orderly:
             need(self.relay.failure is None, f"nobody reset anything, and it failed: {self.relay.failure!r}")

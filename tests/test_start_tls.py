@@ -396,7 +396,7 @@ def test_the_standard_librarys_smtp_client_upgrades():
 
 
 def test_what_was_written_in_the_clear_arrives_though_the_handshake_fails(reactor):
-    """It was promised to the kernel already, in part; what was to come under TLS is unsent, and the end is in order."""
+    """It is sent first, all of it; what was to come under TLS is unsent, so the end is a reset."""
     before = bytes(range(256)) * 8000
     server = Server(reactor, options=NARROW)
     peer, protocol = server.connected(receive_buffer=8192)
@@ -405,8 +405,7 @@ def test_what_was_written_in_the_clear_arrives_though_the_handshake_fails(reacto
         protocol.connection.start_tls(server_context(), server_side=True)
         protocol.connection.write(b"under TLS")
         peer.send(b"GET / HTTP/1.0\r\n\r\n")
-        assert peer.read_to_end() == "EOF"
-        peer.close()
+        assert peer.read_to_end() == "reset"
         ended(reactor, protocol)
     assert peer.data.startswith(before)
     assert isinstance(protocol.lost, ssl.SSLError)
@@ -414,7 +413,7 @@ def test_what_was_written_in_the_clear_arrives_though_the_handshake_fails(reacto
 
 
 def test_a_handshake_that_fails_after_close_ends_at_once(reactor):
-    """What waited for it is unsent; the alert and our FIN leave, and nobody waits for the flush deadline."""
+    """What waited for it is unsent; the alert and a reset leave, and nobody waits for the flush deadline."""
     server = Server(reactor)
     peer, protocol = server.connected()
     with peer:
@@ -424,8 +423,7 @@ def test_a_handshake_that_fails_after_close_ends_at_once(reactor):
         turn(reactor)
         assert not protocol.ended
         peer.send(b"GET / HTTP/1.0\r\n\r\n")
-        assert peer.read_to_end() == "EOF"
-        peer.close()
+        assert peer.read_to_end() == "reset"
         ended(reactor, protocol)
     assert isinstance(protocol.lost, ssl.SSLError)
     assert protocol.report.unsent == len(b"reply")

@@ -27,7 +27,7 @@ from reactor.lifecycle import ENDED, OPEN, STARTING
 from reactor.options import Sockets
 from reactor.tls import Codec
 from tests.closing.support import Clock, turn
-from tests.helpers import Peer, Recorder, Server, turn_until
+from tests.helpers import Peer, Recorder, Server, sealed, sealed_end, turn_until
 
 VERSIONS = pytest.mark.parametrize(
     "version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda version: version.name
@@ -319,8 +319,8 @@ def test_two_codecs_shake_hands_and_read_each_other(version):
     """After the handshake each reads what the other encrypted, and only that."""
     client, server = met(version)
     assert client.codec.ssl_object.version() == server.codec.ssl_object.version() == version.name.replace("v1_", "v1.")
-    assert server.codec.read(client.codec.encrypt(b"question")) == b"question"
-    assert client.codec.read(server.codec.encrypt(b"answer")) == b"answer"
+    assert server.codec.read(sealed(client.codec, b"question")) == b"question"
+    assert client.codec.read(sealed(server.codec, b"answer")) == b"answer"
     assert not client.codec.peer_ended
     assert not server.codec.peer_ended
 
@@ -332,7 +332,7 @@ def test_any_amount_of_any_bytes_goes_through(version, size, kind):
     """Nothing, a record and its neighbours, and many records; as bytes and as views."""
     client, server = met(version)
     data = (BIG * 3)[:size]
-    records = client.codec.encrypt(memoryview(data) if kind is memoryview else kind(data))
+    records = sealed(client.codec, memoryview(data) if kind is memoryview else kind(data))
     assert bool(records) is bool(size)
     assert server.codec.read(records) == data
     assert client.codec.take() == server.codec.take() == b""
@@ -344,12 +344,12 @@ def test_either_side_ends_alone_and_still_hears_the_other(version, first):
     """After one side's close_notify the other goes on for a megabyte, ends too, and all of it is read."""
     client, server = met(version)
     here, there = (client.codec, server.codec) if first == "client" else (server.codec, client.codec)
-    assert there.read(here.encrypt(b"last words") + here.end()) == b"last words"
+    assert there.read(sealed(here, b"last words") + sealed_end(here)) == b"last words"
     assert there.peer_ended
     assert not here.peer_ended
-    assert here.read(there.encrypt(BIG)) == BIG
+    assert here.read(sealed(there, BIG)) == BIG
     assert not here.peer_ended
-    assert here.read(there.encrypt(b"bye") + there.end()) == b"bye"
+    assert here.read(sealed(there, b"bye") + sealed_end(there)) == b"bye"
     assert here.peer_ended
 
 
@@ -357,7 +357,7 @@ def test_either_side_ends_alone_and_still_hears_the_other(version, first):
 def test_both_sides_may_end_at_once(version):
     """Two close_notify that cross are both read."""
     client, server = met(version)
-    last = client.codec.end(), server.codec.end()
+    last = sealed_end(client.codec), sealed_end(server.codec)
     assert client.codec.read(last[1]) == server.codec.read(last[0]) == b""
     assert client.codec.peer_ended
     assert server.codec.peer_ended
@@ -367,10 +367,10 @@ def test_both_sides_may_end_at_once(version):
 def test_nothing_is_read_behind_close_notify(version):
     """Whatever follows the peer's end is no data of the peer's, and no error."""
     client, server = met(version)
-    assert server.codec.read(client.codec.end() + b"anything") == b""
+    assert server.codec.read(sealed_end(client.codec) + b"anything") == b""
     assert server.codec.peer_ended
     assert server.codec.read(b"more") == b""
-    assert client.codec.read(server.codec.encrypt(b"still here")) == b"still here"
+    assert client.codec.read(sealed(server.codec, b"still here")) == b"still here"
 
 
 @VERSIONS
@@ -380,12 +380,12 @@ def test_a_conversation_in_single_bytes_is_the_same_conversation(version):
     one_by_one = in_pieces([1])
     client.hear()
     talk(client, server, one_by_one)
-    for piece in one_by_one(client.codec.encrypt(b"question") + client.codec.end()):
+    for piece in one_by_one(sealed(client.codec, b"question") + sealed_end(client.codec)):
         assert not server.codec.peer_ended
         server.hear(piece)
     assert server.data == b"question"
     assert server.codec.peer_ended
-    for piece in one_by_one(server.codec.encrypt(b"answer") + server.codec.end()):
+    for piece in one_by_one(sealed(server.codec, b"answer") + sealed_end(server.codec)):
         assert not client.codec.peer_ended
         client.hear(piece)
     assert client.data == b"answer"
@@ -402,7 +402,7 @@ def test_it_does_not_matter_where_the_bytes_are_cut(version, sizes, messages):
     client.hear()
     talk(client, server, cut)
     for message in messages:
-        for piece in cut(client.codec.encrypt(message)):
+        for piece in cut(sealed(client.codec, message)):
             server.hear(piece)
     assert server.data == b"".join(messages)
 
@@ -413,10 +413,10 @@ def test_it_does_not_matter_where_the_bytes_are_cut(version, sizes, messages):
 def test_our_end_may_come_in_the_middle_of_a_record_of_the_peers(version, messages, data):
     """Wherever the peer's stream stands when we end ours, the rest of it is read whole, and its end is seen."""
     client, server = met(version)
-    stream = b"".join(map(client.codec.encrypt, messages)) + client.codec.end()
+    stream = b"".join(sealed(client.codec, message) for message in messages) + sealed_end(client.codec)
     here = data.draw(st.integers(0, len(stream)), "where we end")
     server.hear(stream[:here])
-    said = server.codec.end()
+    said = sealed_end(server.codec)
     server.hear(stream[here:])
     assert server.data == b"".join(messages)
     assert server.codec.peer_ended
@@ -431,8 +431,8 @@ def test_our_end_may_come_before_what_came_with_the_handshake_was_read():
     server.hear(client.codec.take())
     client.hear(server.codec.take())
     assert client.done
-    assert server.codec.shake(client.codec.encrypt(b"request"))
-    server.codec.end()
+    assert server.codec.shake(sealed(client.codec, b"request"))
+    sealed_end(server.codec)
     assert server.codec.read() == b"request"
 
 
@@ -466,7 +466,7 @@ def test_what_is_not_tls_is_an_error_of_openssls_afterwards(version, garbage):
 def test_a_tampered_record_is_never_read(version, data):
     """One byte of two records changed, anywhere: what is read is a beginning of the truth, or ssl.SSLError comes."""
     client, server = met(version)
-    stream = bytearray(client.codec.encrypt(b"first") + client.codec.encrypt(b"second"))
+    stream = bytearray(sealed(client.codec, b"first") + sealed(client.codec, b"second"))
     where = data.draw(st.integers(0, len(stream) - 1), "where")
     stream[where] ^= data.draw(st.integers(1, 255), "how")
     try:
@@ -491,7 +491,7 @@ def test_a_tampered_handshake_fails_or_does_no_harm(version, flight, where, how)
             there.hear(bytes(said))
             here, there = there, here
         if client.done and server.done:
-            assert server.codec.read(client.codec.encrypt(b"truth")) in (b"truth", b"")
+            assert server.codec.read(sealed(client.codec, b"truth")) in (b"truth", b"")
     except ssl.SSLError:
         pass
 
@@ -500,7 +500,7 @@ def test_a_tampered_handshake_fails_or_does_no_harm(version, flight, where, how)
 def test_what_came_before_a_spoiled_record_is_read_first(version):
     """It was whole and authentic: the next `read` raises, and every one after it."""
     client, server = met(version)
-    good, spoiled = client.codec.encrypt(b"good"), bytearray(client.codec.encrypt(b"spoiled"))
+    good, spoiled = sealed(client.codec, b"good"), bytearray(sealed(client.codec, b"spoiled"))
     spoiled[-1] ^= 1
     assert server.codec.read(good + bytes(spoiled)) == b"good"
     for _ in range(2):
@@ -515,7 +515,7 @@ def test_what_came_before_a_spoiled_record_is_read_first(version):
 def test_a_record_that_is_cut_short_is_not_an_end(version):
     """What is complete is read, the rest waits; only close_notify says that the peer has ended."""
     client, server = met(version)
-    stream = client.codec.encrypt(b"first") + client.codec.encrypt(b"second")
+    stream = sealed(client.codec, b"first") + sealed(client.codec, b"second")
     assert server.codec.read(stream[:-1]) == b"first"
     assert not server.codec.peer_ended
     assert server.codec.read(stream[-1:]) == b"second"
@@ -541,20 +541,20 @@ def test_a_certificate_that_does_not_convince_is_told_to_both(version, wrong):
 def test_an_end_before_or_after_a_failed_handshake_harms_nothing(version):
     """`end` never raises; behind a failure it still gives the alert that says why."""
     client, server = sides(version)
-    assert server.codec.end() == b""
+    assert sealed_end(server.codec) == b""
     client.hear()
-    client.codec.end()
+    sealed_end(client.codec)
     _, server = sides(version)
     with pytest.raises(ssl.SSLError):
         server.hear(b"GET / HTTP/1.0\r\n\r\n")
-    server.codec.end()
+    sealed_end(server.codec)
     server = Side(Codec(server_context(ssl.TLSVersion.TLSv1_3), server_side=True))
     client, _ = sides(ssl.TLSVersion.TLSv1_2)
     client.hear()
     with pytest.raises(ssl.SSLError, match="UNSUPPORTED_PROTOCOL"):
         server.hear(client.codec.take())
     with pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):
-        client.hear(server.codec.end())
+        client.hear(sealed_end(server.codec))
 
 
 # Connections

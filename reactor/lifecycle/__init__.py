@@ -1,15 +1,19 @@
 """The life of a connection: two words, and one table that moves them, only forward.
 
-A state is what becomes of *input* (hold, deliver, discard, stop) and of *output* (hold, accept, drain, stop). What is
-asked of the poller, which handler serves it, our FIN, the deadlines and the callbacks are derived from these two words
-and stand nowhere else. `TABLE` is total: each cell is the next state, `.` (allowed, changes nothing), or `-` (cannot
-happen: an assertion, never a silent pass). No state can be reached twice, so a life has few moves, and ends.
+A state is what becomes of *input* (hold, deliver, discard, stop) and of *output* (hold, accept, drain, stop, reset,
+done). What is asked of the poller, which handler serves it, our FIN, the deadlines and the callbacks are derived from
+these two words and stand nowhere else. `TABLE` is total: each cell is the next state, `.` (allowed, changes nothing),
+or `-` (cannot happen: an assertion, never a silent pass). No state can be reached twice, so a life has few moves, and
+ends.
 
 Effects, derived from the words by `Connection`:
-    output becomes stop while alive                -> our FIN: shutdown(SHUT_WR)
+    output becomes stop                            -> our FIN: shutdown(SHUT_WR)
     input goes from deliver to stop by `peer_eof`  -> eof_received
     output is drain                                -> the flush deadline runs; `drained` comes when nothing is queued
+    output is reset                                -> the same, without a FIN; `acknowledged` ends it with a reset
     input is discard, output is stop               -> the linger deadlines run
+    both are stop                                  -> `acknowledged` ends it, or the linger deadline without progress
+    input is deliver, output is done               -> what had arrived before a failure is read
     CLOSED                                         -> the descriptor is released, connection_lost comes, once
 
 `python -m reactor.lifecycle` prints the diagram and the table. Backpressure is not lifecycle: it stays in the buffers.
@@ -39,6 +43,8 @@ class Output(Enum):
     ACCEPT = "accept"
     DRAIN = "drain"
     STOP = "stop"
+    RESET = "reset"
+    DONE = "done"
 
 
 @attrs.frozen(eq=False)
@@ -86,34 +92,79 @@ LINGER = State(
     "our FIN is sent; we read on, so that no late byte turns our last words into a reset",
 )
 LAST = State("LAST", Input.STOP, Output.DRAIN, "CLOSE-WAIT", "the peer's FIN was read; what is queued is flushed")
-CLOSED = State("CLOSED", Input.STOP, Output.STOP, "LAST-ACK, TIME-WAIT, CLOSED", "over; the descriptor is released")
+CONFIRM = State(
+    "CONFIRM",
+    Input.STOP,
+    Output.STOP,
+    "LAST-ACK, CLOSING",
+    "both sides have sent a FIN; we wait until the peer's TCP has acknowledged everything",
+)
+FAILING = State(
+    "FAILING",
+    Input.DISCARD,
+    Output.RESET,
+    "ESTABLISHED",
+    "ended by us with a failure; what is queued is flushed and acknowledged, then the connection is reset",
+)
+FAILING_LAST = State(
+    "FAILING_LAST", Input.STOP, Output.RESET, "CLOSE-WAIT", "the same, and the peer's FIN was read meanwhile"
+)
+LAST_WORDS = State(
+    "LAST_WORDS",
+    Input.DELIVER,
+    Output.DONE,
+    "CLOSED",
+    "the connection has failed; what had arrived before is delivered first",
+)
+CLOSED = State("CLOSED", Input.STOP, Output.DONE, "TIME-WAIT, CLOSED", "over; the descriptor is released")
 
-STATES = (STARTING, OPEN, ENDING, ENDED, PEER_END, CLOSING, LINGER, LAST, CLOSED)
+STATES = (
+    STARTING,
+    OPEN,
+    ENDING,
+    ENDED,
+    PEER_END,
+    CLOSING,
+    LINGER,
+    LAST,
+    CONFIRM,
+    FAILING,
+    FAILING_LAST,
+    LAST_WORDS,
+    CLOSED,
+)
 
 STARTED = Event("started", "the protocol exists and may be told")
 PEER_EOF = Event("peer_eof", "a read of zero bytes: the peer's FIN")
 END = Event("end", "write_eof(): we end our output")
 CLOSE = Event("close", "close(), or an idle deadline: we want neither side any more")
 DRAINED = Event("drained", "everything queued was given to the kernel")
-DEADLINE = Event("deadline", "the handshake, the flush or the linger deadline has passed")
+ACKNOWLEDGED = Event("acknowledged", "the peer's TCP has acknowledged everything, or nobody can tell")
+DEADLINE = Event("deadline", "the deadline of this state has passed: handshake, flush, linger or unread")
 ABORT = Event("abort", "abort(), or a callback raised: a reset")
-FAILED = Event("failed", "the kernel told an error")
+RESET = Event("reset", "abort(flush=True), or a failed handshake: a reset behind everything that is queued")
+SEND_FAILED = Event("send_failed", "the kernel told an error, and input that had arrived may wait to be read")
+FAILED = Event("failed", "the kernel told an error, and nothing more can be read")
 
-EVENTS = (STARTED, PEER_EOF, END, CLOSE, DRAINED, DEADLINE, ABORT, FAILED)
+EVENTS = (STARTED, PEER_EOF, END, CLOSE, DRAINED, ACKNOWLEDGED, DEADLINE, ABORT, RESET, SEND_FAILED, FAILED)
 
-# To be read by eye, and by the tests, cell by cell. `started` comes once and first; `drained` and `deadline` come only
-# while something is flushed or lingered over; nothing is read, flushed or told once it is CLOSED.
+# To be read by eye, and by the tests, cell by cell. `started` comes once and first; `drained`, `acknowledged` and
+# `deadline` come only while something is flushed or waited for; nothing is read, flushed or told once it is CLOSED.
 _ROWS = """
-            started  peer_eof  end     close    drained  deadline  abort   failed
-STARTING    OPEN     -         CLOSING CLOSING  -        CLOSED    CLOSED  CLOSED
-OPEN        -        PEER_END  ENDING  CLOSING  -        -         CLOSED  CLOSED
-ENDING      -        LAST      .       CLOSING  ENDED    CLOSED    CLOSED  CLOSED
-ENDED       -        CLOSED    .       LINGER   -        -         CLOSED  CLOSED
-PEER_END    -        -         LAST    LAST     -        -         CLOSED  CLOSED
-CLOSING     -        LAST      .       .        LINGER   CLOSED    CLOSED  CLOSED
-LINGER      -        CLOSED    .       .        -        CLOSED    CLOSED  CLOSED
-LAST        -        -         .       .        CLOSED   CLOSED    CLOSED  CLOSED
-CLOSED      -        -         .       .        -        -         .       -
+             started peer_eof     end     close   drained acknowledged deadline abort  reset        send_failed failed
+STARTING     OPEN    -            CLOSING CLOSING -       -            CLOSED   CLOSED FAILING      CLOSED      CLOSED
+OPEN         -       PEER_END     ENDING  CLOSING -       -            -        CLOSED FAILING      LAST_WORDS  CLOSED
+ENDING       -       LAST         .       CLOSING ENDED   -            CLOSED   CLOSED FAILING      LAST_WORDS  CLOSED
+ENDED        -       CONFIRM      .       LINGER  -       -            -        CLOSED FAILING      LAST_WORDS  CLOSED
+PEER_END     -       -            LAST    LAST    -       -            -        CLOSED FAILING_LAST CLOSED      CLOSED
+CLOSING      -       LAST         .       .       LINGER  -            CLOSED   CLOSED FAILING      CLOSED      CLOSED
+LINGER       -       CONFIRM      .       .       -       -            CLOSED   CLOSED .            CLOSED      CLOSED
+LAST         -       -            .       .       CONFIRM -            CLOSED   CLOSED FAILING_LAST CLOSED      CLOSED
+CONFIRM      -       -            .       .       -       CLOSED       CLOSED   CLOSED .            CLOSED      CLOSED
+FAILING      -       FAILING_LAST .       .       -       CLOSED       CLOSED   CLOSED .            CLOSED      CLOSED
+FAILING_LAST -       -            .       .       -       CLOSED       CLOSED   CLOSED .            CLOSED      CLOSED
+LAST_WORDS   -       CLOSED       .       CLOSED  -       -            CLOSED   CLOSED CLOSED       .           CLOSED
+CLOSED       -       -            .       .       -       -            -        .      .            -           -
 """
 
 

@@ -1,8 +1,10 @@
 """Linux's datagram sockets, UDP and Unix: a datagram arrives whole, or not.
 
 - UDP: it is lost when the line loses it, when nobody is there, or when the receive buffer is full. Of nobody there a
-  connected sender is told (ECONNREFUSED), once, by whatever it calls next. The sender never waits.
+  connected sender is told (ECONNREFUSED), once, by whatever it calls next. The sender never waits. With IP_RECVERR
+  a sender that is not connected is told, too, and the error is also an entry of the error queue.
 - Unix: it arrives at once. A full receiver makes its sender wait; what nobody has read counts against its sender.
+  There is no error queue: MSG_ERRQUEUE is ignored, and whoever asks for it takes a datagram.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from reactor.pollers import ERROR, READ, WRITE
+from reactor.pollers import READ, WRITE
 from reactor.testing.links import Link
 from reactor.testing.names import WILDCARDS
 from reactor.testing.sockets import SimulatedSocket, os_error
@@ -55,7 +57,7 @@ class DatagramSocket(SimulatedSocket):
         return len(self.inbox) > UNIX_QUEUE
 
     def events(self) -> int:
-        events = (ERROR if self.error_number else 0) | (READ if self.inbox else 0)
+        events = self.error_event() | (READ if self.inbox else 0)
         if self.family != socket.AF_UNIX:
             return events | WRITE
         receiver = None if self.remote is None else self._at(self.remote)
@@ -67,6 +69,7 @@ class DatagramSocket(SimulatedSocket):
         self.check("send")
         if self.error_number:
             raise os_error(self.take_error())
+        self.kernel.check_transfer(self)
         if self.remote is None:
             raise os_error(errno.ENOTCONN if self.family == socket.AF_UNIX else errno.EDESTADDRREQ)
         return self._send(bytes(data), self.remote)
@@ -75,6 +78,7 @@ class DatagramSocket(SimulatedSocket):
         self.check("sendto")
         if self.error_number:
             raise os_error(self.take_error())
+        self.kernel.check_transfer(self)
         return self._send(bytes(data), address)
 
     def _send(self, data: bytes, address: Any) -> int:
@@ -109,8 +113,8 @@ class DatagramSocket(SimulatedSocket):
         receiver = self._at(address)
         # A connected socket hears its remote alone: to a stranger nobody is there.
         if receiver is None or receiver.remote not in (None, source):
-            if self.remote is not None:
-                self.kernel.post_datagram(self, self.refused)
+            if self.remote is not None or self.queues_errors:
+                self.kernel.post_datagram(self, self.refused, data)
         elif receiver.unread + len(data) + DATAGRAM_OVERHEAD <= receiver.receive_capacity:
             receiver.put(data, source, self)
 
@@ -124,16 +128,20 @@ class DatagramSocket(SimulatedSocket):
         self.unread += len(data) + DATAGRAM_OVERHEAD
         self.touch()
 
-    def refused(self) -> None:
-        """ICMP says that nobody receives there."""
-        if not self.released:
-            self.error_number = errno.ECONNREFUSED
-            self.touch()
+    def refused(self, data: bytes) -> None:
+        """ICMP says that nobody receives there what we sent."""
+        if self.released:
+            return
+        self.error_number = errno.ECONNREFUSED
+        if self.queues_errors:
+            self.error_queue.append((errno.ECONNREFUSED, data))
+        self.touch()
 
     def recvfrom(self, bufsize: int) -> tuple[bytes, Any]:
         self.check("recvfrom")
         if self.error_number:
             raise os_error(self.take_error())
+        self.kernel.check_transfer(self)
         if not self.inbox:
             raise os_error(errno.EAGAIN)
         data, source, sender = self._take()
@@ -141,6 +149,12 @@ class DatagramSocket(SimulatedSocket):
         self.kernel.room_for_datagrams(self)
         sender.touch()
         return data[:bufsize], source
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, Any]:
+        if self.family != socket.AF_UNIX:
+            return super().recvmsg(bufsize, ancbufsize, flags)
+        data, source = self.recvfrom(1 << 18)
+        return data[:bufsize], [], socket.MSG_TRUNC if len(data) > bufsize else 0, source
 
     def _take(self) -> tuple[bytes, Any, DatagramSocket]:
         data, source, sender = self.inbox.popleft()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
+from reactor.testing.doorway import Doorway
 from reactor.testing.machine import SCENARIOS, ErrorLog, Machine, Scenario, Violation
 from reactor.testing.pair import Pair
 from reactor.testing.world import World
@@ -117,6 +118,8 @@ class Exploration:
 
 def make_machine(scenario: Scenario, log: ErrorLog, observer: Observer | None = None) -> Machine:
     """The scenario's, at its beginning."""
+    if scenario.doorway:
+        return Doorway(scenario, log, observer)
     return (Pair if scenario.pair else World)(scenario, log, observer)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from reactor.pollers import READ, WRITE
-from reactor.testing.sockets import Listening, StreamSocket
+from reactor.testing.sockets import Listening, SimulatedSocket, StreamSocket
 from reactor.testing.tcp import TcpSocket
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ class Fault:
     def on_recv(self, system: SimulatedSystem, sock: StreamSocket, count: int) -> int:
         """The same for reading."""
         return count
+
+    def on_transfer(self, system: SimulatedSystem, sock: SimulatedSocket) -> int:
+        """The program sends or receives, on a stream or a datagram socket: an errno, or 0."""
+        return 0
 
     def on_descriptor(self, system: SimulatedSystem) -> int:
         """The program asks for one descriptor more, to accept, connect, listen ...: an errno, or 0."""
@@ -135,20 +139,35 @@ class Resets(Fault):
         self.chance = chance
 
     def on_poll(self, system: SimulatedSystem) -> None:
-        if not system.chance(self.chance):
-            return
-        victims = [
-            sock
-            for sock in system.descriptors.values()
-            if isinstance(sock, TcpSocket) and not (sock.dead or sock.connecting or sock.peer.dead)
-        ]
-        if victims:
-            victim = victims[system.draw(len(victims))]
+        victim = _some_connection(system) if system.chance(self.chance) else None
+        if victim is not None:
             # As a middlebox does that has forgotten it: both ends are told.
             victim.peer.send_reset()
             victim.peer.error_number = errno.ECONNRESET
             victim.peer.touch()
             system.pump()
+
+
+def _some_connection(system: SimulatedSystem) -> TcpSocket | None:
+    """One of the program's TCP connections that live, from the seed; None when there is none."""
+    living = [
+        sock
+        for sock in system.descriptors.values()
+        if isinstance(sock, TcpSocket) and not (sock.dead or sock.connecting or sock.peer.dead)
+    ]
+    return living[system.draw(len(living))] if living else None
+
+
+class SoftErrors(Fault):
+    """In each poll, with this chance, ICMP says of some connection that its peer is unreachable. It goes on."""
+
+    def __init__(self, chance: float = 0.01) -> None:
+        self.chance = chance
+
+    def on_poll(self, system: SimulatedSystem) -> None:
+        connection = _some_connection(system) if system.chance(self.chance) else None
+        if connection is not None:
+            connection.unreachable(errno.EHOSTUNREACH)
 
 
 class BlackHole(Fault):
@@ -210,3 +229,26 @@ class AbortedAccepts(Fault):
 
     def on_accept(self, system: SimulatedSystem, sock: Listening) -> int:
         return errno.ECONNABORTED if sock.queue and system.chance(self.chance) else 0
+
+
+class ForbiddenAccepts(Fault):
+    """From `start` to `end` accept says EPERM, as a security module's rule does. Nobody leaves the queue."""
+
+    def __init__(self, start: float = 0.0, end: float = math.inf) -> None:
+        self.start = start
+        self.end = end
+
+    def on_accept(self, system: SimulatedSystem, sock: Listening) -> int:
+        return errno.EPERM if self.start <= system.now < self.end else 0
+
+
+class Shortage(Fault):
+    """From `start` to `end` every send and every recv fails for want of memory, although the poller says ready."""
+
+    def __init__(self, start: float = 0.0, end: float = math.inf, number: int = errno.ENOBUFS) -> None:
+        self.start = start
+        self.end = end
+        self.number = number
+
+    def on_transfer(self, system: SimulatedSystem, sock: SimulatedSocket) -> int:
+        return self.number if self.start <= system.now < self.end else 0

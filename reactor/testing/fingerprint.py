@@ -12,6 +12,7 @@ import attrs
 
 from reactor import Reactor
 from reactor.connection import Connection
+from reactor.listener import Listener
 from reactor.testing.sockets import StreamSocket
 from reactor.testing.tcp import TcpSocket
 from reactor.testing.unix import UnixSocket
@@ -56,11 +57,26 @@ def connection_fingerprint(connection: Connection, reactor: Reactor) -> tuple[An
     return tuple(words)
 
 
+def listener_fingerprint(listener: Listener, reactor: Reactor) -> tuple[Any, ...]:
+    """The same of a listener: whether it pauses, for how long the next time, and whether it watches its sockets."""
+    get: Callable[[object, str], Any] = getattr
+    retry = get(listener, "_retry")
+    return (
+        listener.is_closing(),
+        listener.connections,
+        get(listener, "_back_off"),
+        get(listener, "_famine") is not None,
+        None if retry is None else round(retry.when() - reactor.time(), 6),
+        tuple((door.registered, door.open) for door in get(listener, "_doors")),
+    )
+
+
 def socket_fingerprint(sock: StreamSocket) -> tuple[Any, ...]:
     words: tuple[Any, ...] = (len(sock.inbox), sock.shut, sock.fin_received, sock.error_number, sock.released)
+    words += (len(sock.error_queue),)
     if isinstance(sock, TcpSocket):
         words += (len(sock.out), sock.in_flight, sock.fin_posted, sock.fin_acked, sock.dead, sock.was_reset)
-        words += (sock.orphan, sock.fin_came_first)
+        words += (sock.orphan, sock.fin_came_first, sock.soft_error)
     elif isinstance(sock, UnixSocket):
         words += (sock.peer_gone,)
     return words

@@ -52,6 +52,9 @@ from reactor.testing.unix import UNIX_BUFFER, UnixSocket
 if TYPE_CHECKING:
     from reactor.reactor import Reactor
 
+# When something happens, its order among what happens then, the function and its arguments.
+Event = tuple[float, int, Callable[..., object], tuple[Any, ...]]
+
 # The first three are a program's standard streams.
 _FIRST_DESCRIPTOR = 3
 # RFC 6335: the range from which kernels pick.
@@ -84,7 +87,7 @@ class SimulatedSystem(System):
         self._next_descriptor = _FIRST_DESCRIPTOR
         self._ports_given = 0
         # What will happen, by time and order; and what happens before the present call returns.
-        self._coming: list[tuple[float, int, Callable[..., object], tuple[Any, ...]]] = []
+        self._coming: list[Event] = []
         self._order = 0
         self._immediate: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._pumping = False
@@ -149,10 +152,34 @@ class SimulatedSystem(System):
         """
         return self._bind_datagram(local, remote, self.link)
 
-    def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
+    def after(self, delay: float, function: Callable[..., object], *args: Any) -> Event:
         """Something happens in the simulated world, whatever the reactor does: a peer sends, a signal comes."""
         self._order += 1
-        heapq.heappush(self._coming, (self.now + delay, self._order, function, args))
+        event = (self.now + delay, self._order, function, args)
+        heapq.heappush(self._coming, event)
+        return event
+
+    def cancel(self, event: Event) -> None:
+        """What `after` has arranged does not happen."""
+        self._coming.remove(event)
+        heapq.heapify(self._coming)
+
+    def icmp(self, peer: Peer, number: int = errno.EHOSTUNREACH) -> None:
+        """A router tells the reactor's kernel that this TCP peer is unreachable, for a moment: a soft error."""
+        self._ours(peer).unreachable(number)
+
+    def give_up(self, peer: Peer) -> None:
+        """The reactor's kernel has tried for long enough to send to this TCP peer, and gives the connection up.
+
+        That is ETIMEDOUT, or nothing when the descriptor was closed before. What was not acknowledged never arrives.
+        """
+        self._ours(peer).timed_out()
+
+    def _ours(self, peer: Peer) -> TcpSocket:
+        """The reactor's end of a connection."""
+        sock = peer.sock.peer
+        assert isinstance(sock, TcpSocket), f"{peer!r} has no TCP connection"
+        return sock
 
     def run(self, reactor: Reactor, seconds: float = 60.0, until: Callable[[], object] | None = None) -> None:
         """Turns the loop for so much virtual time; with `until`, until that holds, and AssertionError if it never does.
@@ -328,6 +355,15 @@ class SimulatedSystem(System):
             if count and sock.fd >= 0:
                 count = fault.on_recv(self, sock, count)
         return count
+
+    def check_transfer(self, sock: SimulatedSocket) -> None:
+        """OSError when a send or a recv fails that has nothing to do with the connection."""
+        if sock.fd < 0:
+            return
+        for fault in self.active_faults:
+            number = fault.on_transfer(self, sock)
+            if number:
+                raise os_error(number)
 
     def accept_fault(self, sock: Listening) -> int:
         """An errno for accept, or 0."""
@@ -521,11 +557,9 @@ class SimulatedSystem(System):
     def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
         return sock.send(self.read_file(part, limit_bytes))
 
-    def error(self, sock: Socket) -> OSError | None:
-        assert isinstance(sock, SimulatedSocket)
-        sock.check("SO_ERROR")
-        number = sock.take_error()
-        return os_error(number) if number else None
+    def has_input(self, sock: Socket) -> bool:
+        assert isinstance(sock, StreamSocket)
+        return bool(sock.inbox)
 
     def shutdown_output(self, sock: Socket) -> None:
         assert isinstance(sock, (TcpSocket, UnixSocket))

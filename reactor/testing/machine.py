@@ -1,7 +1,7 @@
 """What is driven step by step: a scenario, a reactor on a small simulated system, an application that obeys.
 
-`Machine` is what `reactor.testing.explore` drives; the rooms `world` and `pair` have the two kinds. `check` asks what
-must hold at every moment, `finish` what must hold when nothing more can happen; a `Violation` says what did not.
+`Machine` is what `reactor.testing.explore` drives; the rooms `world`, `pair` and `doorway` have the kinds. `check` asks
+what must hold at every moment, `finish` what must hold when nothing more can happen; a `Violation` says what did not.
 
 Sizes are small, so that a few steps meet every limit: a send buffer and a window of 4 bytes, writes of 6.
 """
@@ -17,7 +17,7 @@ from reactor import Protocol, Reactor
 from reactor.connection import Connection
 from reactor.errors import WriteAfterEnd
 from reactor.lifecycle import CLOSED, Output
-from reactor.options import Deadlines, Options, Watermarks
+from reactor.options import Deadlines, Limits, Options, Watermarks
 from reactor.testing.fingerprint import connection_fingerprint
 from reactor.testing.kernel import SimulatedSystem
 from reactor.testing.links import Link
@@ -29,10 +29,12 @@ WRITE_BYTES = 6
 SEND_BYTES = 2
 BUFFER_BYTES = 4
 DRAIN_SECONDS = 3.0
+UNREAD_SECONDS = 6.0
 OPTIONS = Options(
     watermarks=Watermarks(high=7, low=2),
-    deadlines=Deadlines(flush=8.0, linger_grace=1.0, linger_silence=4.0, linger_total=16.0),
+    deadlines=Deadlines(flush=8.0, linger_grace=1.0, linger_silence=4.0, linger_total=16.0, unread=UNREAD_SECONDS),
 )
+DOORWAY_LIMITS = Limits(accepts_per_turn=2, backlog=8)
 # More turns than any end takes; a world that is not quiet by then never will be.
 _MOST_TURNS = 400
 # What one stream carries: no short piece of it occurs twice.
@@ -63,6 +65,10 @@ class Scenario:
     latency: float = 0.0
     # Both ends are connections of one reactor (`reactor.testing.pair`).
     pair: bool = False
+    # A listener and those who call there (`reactor.testing.doorway`).
+    doorway: bool = False
+    # The kernel tells of ICMP errors, and gives the connection up. Fewer of the other steps are taken for that.
+    troubled: bool = False
     options: Options = OPTIONS
 
 
@@ -74,10 +80,13 @@ SCENARIOS = {
         Scenario(name="tcp-slow", latency=0.5),
         Scenario(name="tcp-slow-keep-open", latency=0.5, keep_open=True),
         Scenario(name="tcp-idle", options=attrs.evolve(OPTIONS, deadlines=attrs.evolve(OPTIONS.deadlines, idle=20.0))),
+        Scenario(name="tcp-troubled", troubled=True),
+        Scenario(name="tcp-troubled-keep-open", troubled=True, keep_open=True),
         Scenario(name="pair", pair=True),
         Scenario(name="pair-slow", pair=True, latency=0.5),
         Scenario(name="unix", unix=True),
         Scenario(name="unix-keep-open", unix=True, keep_open=True),
+        Scenario(name="doorway", doorway=True, options=attrs.evolve(OPTIONS, limits=DOORWAY_LIMITS)),
     )
 }
 

@@ -1,4 +1,7 @@
-"""What all simulated sockets have: a descriptor, an owner, a pending error; and what a listening one is.
+"""What all simulated sockets have: a descriptor, an owner, errors that wait to be told; and what a listening one is.
+
+- A pending error is told once. An error queue (IP_RECVERR, SO_TIMESTAMPING) keeps a socket ready with ERROR until
+  recvmsg(MSG_ERRQUEUE) has emptied it, whatever SO_ERROR says.
 
 - Accepting hands out connections that were reset in the queue (K14); closing a listener resets those still in it (K15).
 - Any use of a socket whose descriptor was released is EBADF, and is remembered in `kernel.bad_calls`: a program that
@@ -11,14 +14,21 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from reactor.pollers import READ
+from reactor.pollers import ERROR, READ
 
 if TYPE_CHECKING:
     from reactor.testing.kernel import SimulatedSystem
+
+
+# linux/in.h and linux/in6.h: ICMP errors go to the error queue. asm/socket.h: so do the times of what was sent.
+IP_RECVERR = 11
+IPV6_RECVERR = 25
+SO_TIMESTAMPING = 37
 
 
 def os_error(number: int) -> OSError:
@@ -32,9 +42,22 @@ class Watcher(Protocol):
 
 
 class SimulatedSocket:
-    """What all kinds have: a descriptor, an owner, a pending error, somebody who watches."""
+    """What all kinds have: a descriptor, an owner, a pending error and an error queue, somebody who watches."""
 
-    __slots__ = ("error_number", "family", "fd", "interest", "kernel", "local", "released", "releases", "watcher")
+    __slots__ = (
+        "error_number",
+        "error_queue",
+        "family",
+        "fd",
+        "interest",
+        "kernel",
+        "local",
+        "queues_errors",
+        "queues_times",
+        "released",
+        "releases",
+        "watcher",
+    )
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any) -> None:
         self.kernel = kernel
@@ -42,6 +65,10 @@ class SimulatedSocket:
         self.local = local
         self.fd = -1
         self.error_number = 0
+        # The entries of the error queue: an errno (0: the time of a send) and the bytes that belong to it.
+        self.error_queue: deque[tuple[int, bytes]] = deque()
+        # IP_RECVERR and SO_TIMESTAMPING.
+        self.queues_errors = self.queues_times = False
         self.watcher: Watcher | None = None
         self.interest = 0
         # The program has let go of it; how often it did.
@@ -77,10 +104,52 @@ class SimulatedSocket:
             self.kernel.bad_calls.append(f"{what} of a released descriptor")
             raise os_error(errno.EBADF)
 
+    def error_event(self) -> int:
+        """ERROR while an error waits to be told, or the error queue to be read."""
+        return ERROR if self.error_number or self.error_queue else 0
+
     def take_error(self) -> int:
-        """SO_ERROR: tells the pending error once."""
+        """Tells the pending error once, as a send or a recv does."""
         number, self.error_number = self.error_number, 0
         return number
+
+    def answer_so_error(self) -> int:
+        """What SO_ERROR tells, once."""
+        return self.take_error()
+
+    def getsockopt(self, level: int, option: int) -> int:
+        """SO_ERROR and no other."""
+        self.check("getsockopt")
+        if (level, option) != (socket.SOL_SOCKET, socket.SO_ERROR):
+            raise os_error(errno.ENOPROTOOPT)
+        return self.answer_so_error()
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """IP_RECVERR, IPV6_RECVERR and SO_TIMESTAMPING: whether the error queue is used."""
+        self.check("setsockopt")
+        if (level, option) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR)):
+            self.queues_errors = bool(value)
+        elif (level, option) == (socket.SOL_SOCKET, SO_TIMESTAMPING):
+            self.queues_times = bool(value)
+        else:
+            raise os_error(errno.ENOPROTOOPT)
+
+    def queue_error(self, number: int, data: bytes) -> None:
+        self.error_queue.append((number, data))
+        self.touch()
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, Any]:
+        """Takes one entry out of the error queue (MSG_ERRQUEUE, recv(2)); without its ancillary data."""
+        self.check("recvmsg")
+        assert flags & socket.MSG_ERRQUEUE, "only the error queue is read with recvmsg"
+        if not self.error_queue:
+            raise os_error(errno.EAGAIN)
+        number, data = self.error_queue.popleft()
+        following = self.error_queue[0][0] if self.error_queue else 0
+        if number or following:
+            self.error_number = following
+        self.touch()
+        return data[:bufsize], [], socket.MSG_ERRQUEUE, None
 
     def release(self) -> bool:
         """The program's part of close(2): the descriptor is free. False when it was released before."""
@@ -156,7 +225,7 @@ class Listening(SimulatedSocket):
 class StreamSocket(SimulatedSocket):
     """One end of a connection."""
 
-    __slots__ = ("capacity", "fin_received", "inbox", "peer", "remote", "shut")
+    __slots__ = ("arrived", "capacity", "fin_received", "inbox", "peer", "remote", "shut")
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any) -> None:
         super().__init__(kernel, family, local)
@@ -164,10 +233,17 @@ class StreamSocket(SimulatedSocket):
         self.peer: Any = None
         # What arrived and was not read; how much we send before the kernel says EAGAIN.
         self.inbox = bytearray()
+        self.arrived = 0  # all in all
         self.capacity = 0
         # Our output was ended; the peer's end arrived, behind what is in the inbox.
         self.shut = False
         self.fin_received = False
+
+    def take_in(self, data: bytes) -> None:
+        """It arrived, in order."""
+        self.inbox += data
+        self.arrived += len(data)
+        self.touch()
 
     def room(self) -> int:
         """How many bytes a send may take now."""
@@ -187,6 +263,7 @@ class StreamSocket(SimulatedSocket):
     def send(self, data: Any) -> int:
         self.check("send")
         self.check_send()
+        self.kernel.check_transfer(self)
         view = memoryview(data)
         count = min(self.room(), len(view))
         if count > 0:
@@ -194,14 +271,19 @@ class StreamSocket(SimulatedSocket):
         if count <= 0 and len(view):
             raise os_error(errno.EAGAIN)
         self.put(bytes(view[:count]))
+        if self.queues_times:
+            self.queue_error(0, b"")
         self.kernel.pump()
         return count
 
     def sendmsg(self, buffers: Iterable[Any]) -> int:
         return self.send(b"".join(buffers))
 
-    def recv(self, bufsize: int) -> bytes:
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
         self.check("recv")
+        self.kernel.check_transfer(self)
+        if self.inbox and flags & socket.MSG_PEEK:
+            return bytes(self.inbox[:bufsize])
         if self.inbox:
             count = self.kernel.recv_fault(self, min(bufsize, len(self.inbox)))
             if not count:

@@ -78,9 +78,12 @@ class Served(Protocol):
             self.connection.write(data)
 
     def end(self, how: str) -> None:
-        """`how` is close, write_eof or abort."""
+        """`how` is close, write_eof, abort, or fail: an abort behind everything that was written."""
         self.silent = True
-        getattr(self.connection, how)()
+        if how == "fail":
+            self.connection.abort(flush=True)
+        else:
+            getattr(self.connection, how)()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.storm.ended(self, exc)
@@ -307,7 +310,7 @@ class Storm:
                 client.peer.close()
 
     def server_ends(self, index: int, how: str) -> None:
-        """`how` is close, write_eof or abort, on one of the connections being served."""
+        """`how` is as in `Served.end`, on one of the connections being served."""
         serving = list(self.serving)
         if serving:
             serving[index % len(serving)].end(how)
@@ -334,7 +337,7 @@ class Storm:
         elif move < 96:
             self.leave(client, reset=move < 94)
         else:
-            self.server_ends(system.draw(1000), ("close", "write_eof", "abort")[system.draw(3)])
+            self.server_ends(system.draw(1000), ("close", "write_eof", "abort", "fail")[system.draw(4)])
 
     # What must hold
 

@@ -7,6 +7,11 @@ Facts, with the numbers of the project's measurements:
 - Readiness is tcp_poll()'s: HANGUP when both sides are shut, ERROR while an error waits, and neither can be masked
   (K12). WRITE comes back when a third of the send buffer is free.
 - A full receive buffer closes the window. What is sent stays in the send buffer until it is acknowledged.
+- An ICMP error about an established connection is soft (RFC 9293, MUST-56): SO_ERROR tells it once, nothing else does,
+  the connection goes on, and the next acknowledgement or FIN takes it back (K18). With IP_RECVERR a send or a recv
+  tells it, too, once, and the connection goes on all the same.
+- A kernel that gives up tells its program ETIMEDOUT and its peer nothing: the peer meets a reset when it next sends
+  something, be it that its window is open again. An orphan is given up much sooner than what has a program (K22).
 
 A packet is a call of the other end's method, made when the packet arrives (`SimulatedSystem.post`), and the method is
 named by what arrives: data, an acknowledgement, a FIN, a reset. A socket whose descriptor was released lives on in the
@@ -19,7 +24,7 @@ import errno
 import math
 from typing import TYPE_CHECKING, Any
 
-from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.pollers import HANGUP, READ, WRITE
 from reactor.testing.links import Link
 from reactor.testing.sockets import Listening, StreamSocket, os_error
 
@@ -29,6 +34,9 @@ if TYPE_CHECKING:
 # How long Linux tries: a SYN (tcp_syn_retries 6), and unacknowledged data (tcp_retries2 15). tcp(7).
 SYN_PATIENCE = 127.0
 DATA_PATIENCE = 924.6
+# The same for an orphan, also when only its peer's window is closed: until the time between two tries has grown to two
+# minutes (tcp_orphan_retries 0; measured).
+ORPHAN_PATIENCE = 330.0
 # A SYN that met a full queue is sent again after so long, then twice as long; a SYN-ACK, too, but 5 times at most
 # (tcp_synack_retries).
 SYN_RETRY = 1.0
@@ -53,9 +61,10 @@ class TcpSocket(StreamSocket):
         "patience",
         "receive_capacity",
         "reset_on_close",
+        "soft_error",
         "waits_since",
         "was_reset",
-        "watched",
+        "watch",
     )
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any, link: Link) -> None:
@@ -80,7 +89,9 @@ class TcpSocket(StreamSocket):
         # How long our output may stay unacknowledged, and since when nothing of it was acknowledged.
         self.patience = math.inf
         self.waits_since = 0.0
-        self.watched = False  # a look at both is armed
+        self.watch: Any = None  # the event that looks at both
+        # What ICMP has said, and SO_ERROR has not told.
+        self.soft_error = 0
         self.listener: Listening | None = None
 
     @property
@@ -91,7 +102,7 @@ class TcpSocket(StreamSocket):
     def events(self) -> int:
         if self.connecting:
             return 0
-        events = ERROR if self.error_number else 0
+        events = self.error_event()
         if self.dead:
             return events | READ | WRITE | HANGUP
         if self.inbox or self.fin_received:
@@ -103,6 +114,12 @@ class TcpSocket(StreamSocket):
         return events
 
     # What the program calls
+
+    def answer_so_error(self) -> int:
+        number = self.take_error()
+        if not number:
+            number, self.soft_error = self.soft_error, 0
+        return number
 
     def check_send(self) -> None:
         if self.error_number:
@@ -181,6 +198,9 @@ class TcpSocket(StreamSocket):
             self.orphan = True
             self.end_output()
         self.kernel.pump()
+        if self.orphan and not self.dead and self.outstanding():
+            self.patience = min(self.patience, ORPHAN_PATIENCE)
+            self.watch_patience()
 
     def vanish(self) -> None:
         self.released = True
@@ -212,33 +232,43 @@ class TcpSocket(StreamSocket):
             # Nobody will read it: the sender must not believe that it was taken.
             self.refuse()
             return
-        self.inbox += data
+        self.take_in(data)
         self.kernel.post(self, self.peer.acknowledged, len(data))
-        self.touch()
 
     def acknowledged(self, count: int) -> None:
         if self.dead:
             return
         del self.out[:count]
         self.in_flight -= count
-        self.waits_since = self.kernel.now
+        self.was_acknowledged()
         self.transmit()
         self.touch()
 
     def window_opened(self) -> None:
-        self.transmit()
+        if self.dead:
+            self.refuse()
+        else:
+            self.transmit()
 
     def fin_arrived(self) -> None:
         if self.dead:
             self.refuse()
             return
         self.fin_received = True
+        self.soft_error = 0
         self.kernel.post(self, self.peer.fin_acknowledged)
         self.touch()
 
     def fin_acknowledged(self) -> None:
         self.fin_acked = True
+        self.was_acknowledged()
         self.touch()
+
+    def was_acknowledged(self) -> None:
+        self.soft_error = 0
+        self.waits_since = self.kernel.now
+        if not self.outstanding():
+            self.stop_watching()
 
     def refuse(self) -> None:
         if not self.dead or not self.peer.dead:
@@ -246,6 +276,7 @@ class TcpSocket(StreamSocket):
 
     def send_reset(self) -> None:
         self.dead = True
+        self.stop_watching()
         if self.peer is not None:
             self.kernel.post(self, self.peer.reset_arrived)
 
@@ -264,9 +295,20 @@ class TcpSocket(StreamSocket):
             return
         self.connecting = False
         self.dead = True
+        self.stop_watching()
         if not self.orphan:
             self.error_number = number
             self.touch()
+
+    def unreachable(self, number: int) -> None:
+        """ICMP says, for a moment, that the peer is not to be reached."""
+        if self.dead or self.over or self.connecting:
+            return
+        if self.queues_errors:
+            self.error_number = number
+            self.touch()
+        else:
+            self.soft_error = number
 
     # Giving up
 
@@ -274,31 +316,42 @@ class TcpSocket(StreamSocket):
         """Output is to come: from now on the peer's TCP owes us an acknowledgement, if it did not before."""
         if not self.outstanding():
             self.waits_since = self.kernel.now
-        self.watch_patience()
+        if self.watch is None:
+            self.watch_patience()
 
     def cut_off(self) -> None:
         """Packets of this connection are lost from now on. Without an answer the kernel gives up at some time.
 
-        A closed window alone is no reason: probes of it are answered. Only TCP_USER_TIMEOUT counts that, too (tcp(7)).
+        A closed window alone is no reason: probes of it are answered. Only TCP_USER_TIMEOUT counts that, too (tcp(7)),
+        and so does the kernel for an orphan.
         """
         if self.patience == math.inf:
             self.patience = DATA_PATIENCE
             self.waits_since = self.kernel.now
-        self.watch_patience()
+        if self.watch is None:
+            self.watch_patience()
 
     def watch_patience(self) -> None:
-        if not self.watched and self.patience < math.inf:
-            self.watched = True
-            self.kernel.after(self.waits_since + self.patience - self.kernel.now, self.lose_patience, self.waits_since)
+        """Arms the look at whether it is lost, in place of the one that was armed."""
+        self.stop_watching()
+        if self.patience < math.inf:
+            left = max(0.0, self.waits_since + self.patience - self.kernel.now)
+            self.watch = self.kernel.after(left, self.lose_patience)
 
-    def lose_patience(self, waited_since: float) -> None:
+    def stop_watching(self) -> None:
+        if self.watch is not None:
+            self.kernel.cancel(self.watch)
+            self.watch = None
+
+    def lose_patience(self) -> None:
         """Gives up, unless something was acknowledged meanwhile."""
-        self.watched = False
-        if not self.dead and self.outstanding():
-            if self.waits_since == waited_since:
-                self.fail(errno.ETIMEDOUT)
-            else:
-                self.watch_patience()
+        self.watch = None
+        if self.dead or not self.outstanding():
+            return
+        if self.waits_since + self.patience <= self.kernel.now:
+            self.timed_out()
+        else:
+            self.watch_patience()
 
     # The handshake
 

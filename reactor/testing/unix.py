@@ -1,7 +1,8 @@
 """Linux's Unix stream sockets, and socket pairs: what one end sends is in the other's inbox at once.
 
 The send buffer *is* the peer's unread input. A close is a hang-up at once, and there is no reset: a close with unread
-input is told to the peer as ECONNRESET, behind what it can still read.
+input is told to the peer as ECONNRESET, behind what it can still read. There is no error queue either: MSG_ERRQUEUE is
+ignored, and whoever asks for it reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import errno
 import socket
 from typing import TYPE_CHECKING, Any
 
-from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.pollers import HANGUP, READ, WRITE
 from reactor.testing.sockets import StreamSocket, os_error
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class UnixSocket(StreamSocket):
         self.peer_gone = False
 
     def events(self) -> int:
-        events = ERROR if self.error_number else 0
+        events = self.error_event()
         if self.peer_gone:
             return events | READ | WRITE | HANGUP
         if self.inbox or self.fin_received:
@@ -51,8 +52,10 @@ class UnixSocket(StreamSocket):
         return self.capacity - len(self.peer.inbox)
 
     def put(self, data: bytes) -> None:
-        self.peer.inbox += data
-        self.peer.touch()
+        self.peer.take_in(data)
+
+    def recvmsg(self, bufsize: int, ancbufsize: int = 0, flags: int = 0) -> tuple[bytes, list[Any], int, Any]:
+        return self.recv(bufsize) if bufsize or not self.inbox else b"", [], 0, None
 
     def recv_nothing(self) -> bytes:
         if self.error_number:

@@ -6,7 +6,8 @@ can happen next, by whoever does it:
 - the application, between turns: write write_eof close abort pause resume;
   or inside its next callback: then-write then-write_eof then-close then-abort then-pause then-raise
 - the peer: peer-send peer-read peer-fin peer-reset peer-close (it reads only when it is told to)
-- the kernel: short-write (the next send takes one byte) refuse-write (none)
+- the kernel: short-write (the next send takes one byte) refuse-write (none); instead of these, where it is troubled,
+  icmp (a soft error) and give-up (it has tried for too long to send what was accepted)
 - the reactor: drain, which cuts what has not ended after three seconds
 - the loop: turn, with everything that is ready in one batch; turn-read and turn-write, with one side of it;
   turn-spurious, with events that did not happen; wait, when nothing is ready: time passes to what is due next
@@ -16,6 +17,7 @@ It is finished with a peer that stays silent, or (kind) with one that reads ever
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 from reactor.connection import Connection
@@ -29,6 +31,7 @@ from reactor.testing.machine import (
     DRAIN_SECONDS,
     PATTERN,
     SEND_BYTES,
+    UNREAD_SECONDS,
     Application,
     Deliberate,
     ErrorLog,
@@ -83,8 +86,10 @@ class World(Machine):
         self.drained = False
         # What the peer did.
         self.sent = 0
-        self.peer_ended = self.peer_reset = False
+        self.peer_ended = self.peer_reset = self.peer_left_unread = False
         self.reset_was_in_time = False
+        # What the peer's TCP had not acknowledged when the connection ended.
+        self.unacknowledged = 0
         self.reactor.connect(lambda: self.application, sock=self.sock, options=scenario.options)  # type: ignore[arg-type]
         for _ in range(3):
             self.reactor.run_once(0)
@@ -95,6 +100,8 @@ class World(Machine):
     def steps(self) -> list[str]:
         if self.application.phase == "l":
             return []
+        if self.scenario.troubled:
+            return self._troubled_steps()
         connection, choices, sock = self.connection, self.choices, self.sock
         steps = ["write", "close", "abort", "resume" if self.application.paused else "pause"]
         if not self.application.ended:
@@ -105,12 +112,7 @@ class World(Machine):
                 steps += ["then-write", "then-write_eof"]
         if not self.drained:
             steps.append("drain")
-        if not self.peer.sock.released:
-            if not self.peer_ended:
-                steps += ["peer-send", "peer-fin"]
-            if self.peer.ending is None and self.peer.sock.events() & READ:
-                steps.append("peer-read")
-            steps += ["peer-reset", "peer-close"]
+        steps += self._peer_steps()
         if choices.next_send is None and connection.state.output is not Output.STOP:
             steps += ["short-write", "refuse-write"]
         events = sock.events() & sock.interest if sock.watcher is not None else 0
@@ -124,20 +126,49 @@ class World(Machine):
             steps.append("turn-spurious")
         return steps
 
+    def _peer_steps(self) -> list[str]:
+        if self.peer.sock.released:
+            return []
+        steps = [] if self.peer_ended else ["peer-send", "peer-fin"]
+        if self.peer.ending is None and self.peer.sock.events() & READ:
+            steps.append("peer-read")
+        return [*steps, "peer-reset", "peer-close"]
+
+    def _troubled_steps(self) -> list[str]:
+        sock = self.sock
+        assert isinstance(sock, TcpSocket)
+        steps = ["write", "close", "resume" if self.application.paused else "pause"]
+        if not self.application.ended:
+            steps.append("write_eof")
+        steps += self._peer_steps()
+        if not sock.dead:
+            if not sock.soft_error:
+                steps.append("icmp")
+            if sock.outstanding():
+                steps.append("give-up")
+        if self.busy():
+            steps.append("turn")
+        elif not self.over():
+            steps.append("wait")
+        return steps
+
     def do(self, step: str) -> None:
         alive = self.connection.state is not CLOSED
         self._do(step)
-        self._notice_reset(alive)
+        self._notice(alive)
 
     def wait(self) -> None:
         alive = self.connection.state is not CLOSED
         super().wait()
-        self._notice_reset(alive)
+        self._notice(alive)
 
-    def _notice_reset(self, alive: bool) -> None:
-        """Whether the peer's reset came while the connection could still tell of it."""
-        if alive and isinstance(self.sock, TcpSocket) and self.sock.was_reset:
-            self.reset_was_in_time = True
+    def _notice(self, alive: bool) -> None:
+        """Whether the peer's reset came before the end was told; and what the kernel still had then."""
+        if not alive or not isinstance(self.sock, TcpSocket):
+            return
+        self.reset_was_in_time = self.reset_was_in_time or self.sock.was_reset
+        if self.connection.state is CLOSED:
+            self.unacknowledged = len(self.sock.out)
 
     def _do(self, step: str) -> None:
         if step.startswith("turn"):
@@ -150,6 +181,10 @@ class World(Machine):
             self.choices.next_send = 1
         elif step == "refuse-write":
             self.choices.next_send = 0
+        elif step == "icmp":
+            self.system.icmp(self.peer)
+        elif step == "give-up":
+            self.system.give_up(self.peer)
         elif step.startswith("then-"):
             self.application.armed = step.removeprefix("then-")
         elif step.startswith("peer-"):
@@ -171,7 +206,8 @@ class World(Machine):
             self.peer_ended = True
             peer.fin()
         else:
-            reset = step == "peer-reset" or bool(peer.sock.inbox)
+            self.peer_left_unread = bool(peer.sock.inbox)
+            reset = step == "peer-reset" or self.peer_left_unread
             self.peer_ended = True
             self.peer_reset = self.peer_reset or reset
             peer.unsent.clear()
@@ -263,14 +299,16 @@ class World(Machine):
             if report.acknowledged is not None and not self.peer_reset and not peer.sock.released:
                 need(report.acknowledged <= arrived, "more was reported as acknowledged than arrived")
             self._check_tcp_end(sock)
+        else:
+            self._check_unix_end()
+        self._check_input()
         if lost is None:
             need(report.unsent == 0, f"{report.unsent} bytes were lost in silence")
             too_late = isinstance(sock, TcpSocket) and sock.was_reset and not report.unacknowledged
-            left = sock.shut or too_late or self.scenario.unix
-            need(report.fin_sent and left, "it ended in order without our FIN")
+            need((report.fin_sent and sock.shut) or too_late, "it ended in order without our FIN")
             need(
-                self.peer_ended or report.unacknowledged in (0, None),
-                f"the end was told as one in order, with {report.unacknowledged} bytes unacknowledged",
+                not self.unacknowledged,
+                f"the end was told as one in order, with {self.unacknowledged} bytes unacknowledged",
             )
             need(not self.application.aborted and not self.application.raised, "an abort was told as an end in order")
         if self.application.aborted and not self.application.raised and not self.peer_reset:
@@ -300,9 +338,8 @@ class World(Machine):
             # After the peer's FIN, with everything acknowledged, a reset takes nothing away.
             harmless = sock.fin_received and report.unacknowledged == 0
             need(lost is not None or harmless, "the peer's reset was not told")
-        failed = isinstance(lost, OSError) and not isinstance(lost, ReactorError)
-        if failed and not application.paused and not application.closed:
-            need(not sock.inbox, f"{len(sock.inbox)} bytes that had arrived before the reset were not delivered")
+        if isinstance(lost, OSError):
+            need(lost.errno != errno.EHOSTUNREACH, "a soft error was told as the end of the connection")
         if self.peer.ending == "reset":
             lingered = any(name == "LINGER" and seconds >= 1.0 for name, seconds in report.stages)
             need(lost is not None or lingered or self.drained, "the peer was reset, and our side ended in order")
@@ -311,6 +348,29 @@ class World(Machine):
             need(sock.reset_on_close, "the end was to be a reset, and was a FIN")
         if not ours and lost is None:
             need(not sock.reset_on_close, "an end in order was a reset")
+
+    def _check_unix_end(self) -> None:
+        if self._failed():
+            lost_something = self.peer_left_unread or self.connection.report.unsent
+            need(lost_something, "a hang-up was told as a failure, and nothing was lost")
+
+    def _check_input(self) -> None:
+        """After a failure, all that had arrived was delivered; or counted as discarded, if nobody read it in time."""
+        if not self._failed() or self.application.closed or self.drained:
+            return
+        report, arrived = self.connection.report, self.sock.arrived
+        need(
+            report.received + report.discarded == arrived,
+            f"{arrived} bytes had arrived before the failure, {report.received} were delivered and {report.discarded}"
+            " discarded",
+        )
+        unread = any(name == "LAST_WORDS" and seconds >= UNREAD_SECONDS for name, seconds in report.stages)
+        need(unread or not report.discarded, f"{report.discarded} bytes were discarded, and nobody had closed")
+
+    def _failed(self) -> bool:
+        """Whether the kernel told the end, and not this side's own decision."""
+        lost = self.application.lost
+        return isinstance(lost, OSError) and not isinstance(lost, ReactorError)
 
     # Seen before?
 
@@ -326,6 +386,7 @@ class World(Machine):
             self.reactor.draining,
             self.peer_ended,
             self.peer_reset,
+            self.peer_left_unread,
             self.reset_was_in_time,
             self.under_way(),
             self.busy(),

@@ -46,7 +46,7 @@ def test_a_server_that_closes_first_delivers_all_it_wrote(serve, transport):
         fin_sent=True,
         fin_acknowledged=True,
     )
-    assert states_seen(protocol) == ["OPEN", "CLOSING", "LINGER", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "CLOSING", "LINGER", "CONFIRM", "CLOSED"]
     if transport != "unix":
         assert state() == "TIME-WAIT"
 
@@ -101,7 +101,7 @@ def test_a_client_that_asks_and_ends_at_once_gets_the_whole_reply(serve, transpo
         discarded=0,
         fin_sent=True,
     )
-    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CONFIRM", "CLOSED"]
 
 
 @pytest.mark.parametrize("how", ["close", "write_eof"])
@@ -146,7 +146,7 @@ def test_a_clients_fin_during_our_flush_changes_nothing_for_the_reply(serve):
         ended(protocol)
     calls = "connection_made connection_lost"
     check_end(protocol, calls, written=len(REPLY), accepted=len(REPLY), unsent=0, received=0, discarded=0)
-    assert states_seen(protocol) == ["OPEN", "CLOSING", "LAST", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "CLOSING", "LAST", "CONFIRM", "CLOSED"]
 
 
 def test_data_and_fin_in_one_segment_are_data_and_then_an_end(serve):

@@ -48,7 +48,7 @@ def test_a_late_reply_reaches_a_client_that_has_ended(serve, transport):
     ended(protocol)
     calls = "connection_made data_received eof_received connection_lost"
     check_end(protocol, calls, received=7, written=5, accepted=5, unsent=0, fin_sent=True)
-    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CONFIRM", "CLOSED"]
 
 
 def test_what_a_client_sends_after_our_end_is_delivered(serve, transport):

@@ -130,7 +130,7 @@ def test_data_close_notify_and_fin_in_one_segment_are_three_things(reactor, vers
     ended(protocol)
     calls = "connection_made data_received eof_received connection_lost"
     check_end(protocol, calls, received=7, discarded=0, unsent=0, written=len(reply), fin_sent=True)
-    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "PEER_END", "LAST", "CONFIRM", "CLOSED"]
 
 
 def test_even_the_end_of_the_handshake_may_be_in_that_segment(reactor, version):
@@ -249,7 +249,7 @@ def test_a_late_record_after_our_close_does_not_cost_the_reply(reactor, version)
         ended(protocol)
     check_end(protocol, QUIET, received=0, unsent=0, acknowledged=len(REPLY), fin_acknowledged=True)
     assert protocol.report.discarded >= len(late)
-    assert states_seen(protocol) == ["OPEN", "CLOSING", "LINGER", "CLOSED"]
+    assert states_seen(protocol) == ["OPEN", "CLOSING", "LINGER", "CONFIRM", "CLOSED"]
 
 
 def test_a_late_record_after_our_fin_does_not_cost_the_reply(reactor, version):

@@ -154,7 +154,7 @@ def test_close_reads_on_though_reading_is_paused(serve):
         peer.fin()
         ended(protocol)
     check_end(protocol, QUIET, written=len(REPLY), acknowledged=len(REPLY), unsent=0, received=0, discarded=4)
-    assert states_seen(protocol)[-3:] == ["CLOSING", "LINGER", "CLOSED"]
+    assert states_seen(protocol)[-4:] == ["CLOSING", "LINGER", "CONFIRM", "CLOSED"]
 
 
 def test_a_second_request_after_the_close_is_not_delivered(serve):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import socket
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,9 +20,18 @@ from reactor.options import Limits, Options, Sockets
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
 from reactor.system import System
 from reactor.testing import DescriptorLimit, SimulatedSystem
-from tests.simulation.kernels import PATIENCE, Kernel
+from tests.simulation.kernels import (
+    PATIENCE,
+    RECVERR,
+    SO_TIMESTAMPING,
+    TIMES_OF_SENDS,
+    Kernel,
+    is_known_to_tcp,
+    tell_host_unreachable,
+)
 
 SMALL = Options(sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096))
+IMPATIENT = Options(sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096, user_timeout=0.5))
 
 
 class Streams(Kernel):
@@ -73,6 +83,17 @@ class Streams(Kernel):
         self.system.close_listening(listening)
         return server, client
 
+    def host_unreachable(self, sock) -> None:
+        """ICMP says it of the peer of this connection."""
+        if isinstance(self.system, SimulatedSystem):
+            sock.unreachable(errno.EHOSTUNREACH)
+        else:
+            tell_host_unreachable(sock)
+
+    def take_time_stamp(self, sock) -> None:
+        """One entry less in the error queue, which must not be empty."""
+        sock.recvmsg(1, 1000, socket.MSG_ERRQUEUE)
+
     def wait(self, sock, interest: int) -> int:
         events = self.events(sock, interest, PATIENCE)
         assert events & (interest | ERROR | HANGUP), "nothing happened"
@@ -94,6 +115,19 @@ class Streams(Kernel):
                 # What is on its way may still arrive and make room.
                 quiet = 0 if self.events(sock, WRITE, 0.1) else quiet + 1
         return total
+
+    def fill_until_given_up(self, sock) -> int:
+        """Sends until the kernel gives the connection up; returns how much it had taken."""
+        total = self.fill(sock)
+        self.eventually(lambda: self.events(sock, 0) & ERROR)
+        assert self.so_error(sock) == errno.ETIMEDOUT
+        return total
+
+    def has_orphan_of(self, client) -> bool:
+        """Whether the kernel at the other end still sends what its program had written."""
+        if isinstance(self.system, SimulatedSystem):
+            return not client.peer.dead
+        return is_known_to_tcp(client.getpeername(), client.getsockname())
 
     def send_for_ever(self, sock) -> None:
         """Sends whenever it can, until an error ends it."""
@@ -294,6 +328,51 @@ def test_a_user_timeout_counts_while_the_window_is_closed(tcp):
     assert client.recv(1) == b"x"
 
 
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "peer-ended-first"])
+def test_a_kernel_that_gives_up_tells_its_program_and_not_the_peer(tcp, ended):
+    """ETIMEDOUT and CLOSED on one side; the other is still connected, and meets a reset behind what had arrived."""
+    server, client = tcp.pair(IMPATIENT)
+    if ended:
+        tcp.system.shutdown_output(client)
+        assert tcp.recv(server) == b""
+    total = tcp.fill_until_given_up(server)
+    assert tcp.system.tcp_state(server) == "CLOSED"
+    assert tcp.so_error(server) == 0
+    outstanding = tcp.system.outstanding(server)
+    assert 0 < outstanding < total
+    assert tcp.system.tcp_state(client) == ("FIN-WAIT-2" if ended else "ESTABLISHED")
+    assert not tcp.events(client, 0)
+    assert tcp.drain(client) == (total - outstanding, "reset")
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["open", "peer-ended-first"])
+def test_what_an_orphan_had_accepted_is_lost_when_the_kernel_gives_it_up(tcp, ended):
+    """The close was in order and everything had been taken; the peer read nothing for too long (K22)."""
+    server, client = tcp.pair(IMPATIENT)
+    if ended:
+        tcp.system.shutdown_output(client)
+        assert tcp.recv(server) == b""
+    total = tcp.fill(server)
+    tcp.system.close(server)
+    tcp.eventually(lambda: not tcp.has_orphan_of(client))
+    assert tcp.system.tcp_state(client) == ("FIN-WAIT-2" if ended else "ESTABLISHED")
+    got, ending = tcp.drain(client)
+    assert ending == "reset"
+    assert 0 < got < total
+
+
+def test_a_closed_window_alone_is_no_reason_to_give_up_what_has_a_program(tcp):
+    """Without TCP_USER_TIMEOUT the connection lives as long as its peer answers, also when the peer ended first."""
+    server, client = tcp.pair(SMALL)
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    total = tcp.fill(server)
+    assert tcp.so_error(server) == 0
+    assert tcp.system.tcp_state(server) == "CLOSE-WAIT"
+    tcp.system.shutdown_output(server)
+    assert tcp.drain(client) == (total, "EOF")
+
+
 def test_outstanding_falls_to_zero_when_the_peer_has_it(tcp):
     """SIOCOUTQ counts what is not acknowledged (K9)."""
     server, client = tcp.pair()
@@ -443,6 +522,224 @@ def test_a_failed_send_leaves_the_data_readable(tcp):
         server.send(b"x")
     assert server.recv(100) == b"last words"
     assert server.recv(100) == b""
+
+
+GONE = READ | WRITE | HANGUP
+
+
+def test_data_before_a_reset_stays_readable_after_so_error_was_asked(tcp):
+    """SO_ERROR takes the error and leaves the data; the read behind it gives b"" (K6, K24)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert tcp.events(server, READ | WRITE) == GONE | ERROR
+    assert tcp.so_error(server) == errno.ECONNRESET
+    assert tcp.so_error(server) == 0
+    for rest in (b"last ", b"words", b"", b""):
+        assert tcp.events(server, 0) == HANGUP
+        assert tcp.events(server, READ | WRITE) == GONE
+        assert server.recv(5) == rest
+    assert tcp.system.tcp_state(server) == "CLOSED"
+
+
+def test_data_before_a_reset_stays_readable_after_a_send_has_failed(tcp):
+    """The send takes the error; the poller says readable until the last byte and after it (K6, K24)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    with pytest.raises(ConnectionResetError):
+        server.send(b"x")
+    with pytest.raises(BrokenPipeError):
+        server.send(b"x")
+    assert tcp.so_error(server) == 0
+    for rest in (b"last ", b"words", b""):
+        assert tcp.events(server, READ | WRITE) == GONE
+        assert server.recv(5) == rest
+
+
+def test_the_error_stays_behind_the_data_of_a_reset_however_long_nobody_reads(tcp):
+    """ERROR and HANGUP are told all the time; reading takes the data first, and then the error (K6)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert server.recv(5) == b"last "
+    assert tcp.events(server, 0) == ERROR | HANGUP
+    assert server.recv(5) == b"words"
+    assert tcp.events(server, 0) == ERROR | HANGUP
+    with pytest.raises(ConnectionResetError):
+        server.recv(5)
+    assert tcp.events(server, 0) == HANGUP
+
+
+def test_data_and_a_fin_before_a_reset_stay_readable(tcp):
+    """The end of the stream comes in order, and only SO_ERROR or a send tells the rest, as EPIPE (K6, K7)."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.system.shutdown_output(client)
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert server.recv(5) == b"last "
+    assert tcp.events(server, READ | WRITE) == GONE | ERROR
+    assert tcp.so_error(server) == errno.EPIPE
+    assert server.recv(5) == b"words"
+    assert server.recv(5) == b""
+    assert tcp.events(server, READ | WRITE) == GONE
+
+
+def test_a_peek_leaves_the_data_and_takes_the_error(kernel):
+    """MSG_PEEK answers as a read would; of an error that is all there is, too."""
+    server, client = kernel.pair()
+    server.send(b"never read")
+    client.send(b"last words")
+    kernel.wait(server, READ)
+    kernel.wait(client, READ)
+    kernel.system.close(client)
+    kernel.eventually(lambda: kernel.events(server, 0) & ERROR)
+    assert server.recv(4, socket.MSG_PEEK) == b"last"
+    assert server.recv(100) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        server.recv(1, socket.MSG_PEEK)
+    assert server.recv(1, socket.MSG_PEEK) == b""
+
+
+def test_a_shutdown_that_fails_after_a_reset_takes_nothing(tcp):
+    """ENOTCONN; the data and the error wait as before."""
+    server, client = tcp.pair()
+    client.send(b"last words")
+    tcp.wait(server, READ)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    with pytest.raises(OSError, match="not connected"):
+        tcp.system.shutdown_output(server)
+    assert server.recv(100) == b"last words"
+    with pytest.raises(ConnectionResetError):
+        server.recv(100)
+
+
+# Soft errors (K18)
+
+
+def test_a_soft_error_is_told_by_so_error_alone_and_once(tcp):
+    """No event, no failed call; the connection goes on in its state (RFC 9293, MUST-56)."""
+    server, client = tcp.pair()
+    client.send(b"hi")
+    tcp.wait(server, READ)
+    tcp.host_unreachable(server)
+    assert tcp.events(server, READ | WRITE) == READ | WRITE
+    assert server.recv(10) == b"hi"
+    with pytest.raises(BlockingIOError):
+        server.recv(10)
+    assert tcp.so_error(server) == errno.EHOSTUNREACH
+    assert tcp.so_error(server) == 0
+    assert tcp.system.tcp_state(server) == "ESTABLISHED"
+    assert server.send(b"still here") == 10
+    assert tcp.recv(client) == b"still here"
+
+
+def test_a_send_does_not_tell_a_soft_error_and_its_acknowledgement_takes_it_back(tcp):
+    """What was said has been disproved."""
+    server, client = tcp.pair()
+    tcp.host_unreachable(server)
+    assert server.send(b"still here") == 10
+    tcp.eventually(lambda: tcp.system.outstanding(server) == 0)
+    assert tcp.so_error(server) == 0
+    assert tcp.recv(client) == b"still here"
+
+
+def test_the_peers_fin_takes_a_soft_error_back(tcp):
+    """So none is left when both sides have ended."""
+    server, client = tcp.pair()
+    tcp.host_unreachable(server)
+    tcp.system.shutdown_output(client)
+    assert tcp.recv(server) == b""
+    assert tcp.so_error(server) == 0
+
+
+def test_a_soft_error_hides_behind_a_read_of_zero_bytes_and_is_no_reset(tcp):
+    """SO_ERROR asked there answers as after a reset; only the state tells the two apart."""
+    server, client = tcp.pair()
+    tcp.system.shutdown_output(client)
+    tcp.wait(server, READ)
+    tcp.host_unreachable(server)
+    assert server.recv(10) == b""
+    assert tcp.so_error(server) == errno.EHOSTUNREACH
+    assert tcp.system.tcp_state(server) == "CLOSE-WAIT"
+    assert server.send(b"reply") == 5
+    assert tcp.recv(client) == b"reply"
+
+
+def test_after_a_reset_the_state_is_closed_and_the_soft_error_is_told_last(tcp):
+    """First what ended the connection, then what did not."""
+    server, client = tcp.pair()
+    tcp.host_unreachable(server)
+    tcp.system.reset(client)
+    tcp.eventually(lambda: tcp.events(server, 0) & ERROR)
+    assert tcp.system.tcp_state(server) == "CLOSED"
+    assert [tcp.so_error(server) for _ in range(3)] == [errno.ECONNRESET, errno.EHOSTUNREACH, 0]
+
+
+def test_with_recverr_on_an_icmp_error_fails_one_call_and_the_connection_goes_on(tcp):
+    """IP_RECVERR: an event, and an error of recv, on a connection that lives. Nothing is in the error queue."""
+    server, client = tcp.pair()
+    server.setsockopt(*RECVERR[server.family], 1)
+    client.send(b"hi")
+    tcp.wait(server, READ)
+    tcp.host_unreachable(server)
+    assert tcp.events(server, READ | WRITE) == READ | WRITE | ERROR
+    assert server.recv(10) == b"hi"
+    with pytest.raises(OSError, match="No route to host"):
+        server.recv(10)
+    with pytest.raises(BlockingIOError):
+        tcp.take_time_stamp(server)
+    assert tcp.events(server, READ | WRITE) == WRITE
+    assert tcp.system.tcp_state(server) == "ESTABLISHED"
+    tcp.host_unreachable(server)
+    with pytest.raises(OSError, match="No route to host"):
+        server.send(b"x")
+    assert server.send(b"still here") == 10
+    assert tcp.recv(client) == b"still here"
+
+
+def test_an_error_queue_keeps_a_connection_ready_until_it_is_read(tcp):
+    """SO_TIMESTAMPING: each send leaves an entry, ERROR is told all the time, and SO_ERROR says nothing."""
+    server, _ = tcp.pair()
+    server.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, TIMES_OF_SENDS)
+    for _ in range(2):
+        assert server.send(b"x") == 1
+        tcp.eventually(lambda: tcp.events(server, 0))
+    assert tcp.so_error(server) == 0
+    with pytest.raises(BlockingIOError):
+        server.recv(10)
+    for _ in range(2):
+        assert tcp.events(server, 0) == ERROR
+        tcp.take_time_stamp(server)
+    with pytest.raises(BlockingIOError):
+        tcp.take_time_stamp(server)
+    assert tcp.events(server, 0) == 0
+    assert tcp.system.tcp_state(server) == "ESTABLISHED"
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_a_send_or_recv_without_memory_leaves_everything_as_it_is(kernel, number):
+    """The descriptor stays ready; the same call succeeds when there is memory again."""
+    server, client = kernel.pair()
+    client.send(b"waits")
+    kernel.wait(server, READ)
+    for call in (lambda: server.recv(10), lambda: server.send(b"x")):
+        failed = kernel.failure(number, "transfer", call)
+        assert failed is not None
+        assert failed.errno == number
+        assert kernel.events(server, READ | WRITE) == READ | WRITE
+    assert server.recv(10) == b"waits"
+    assert server.send(b"sent once") == 9
+    assert kernel.recv(client) == b"sent once"
 
 
 def test_a_reset_after_the_fin_hides_behind_it(tcp):
@@ -735,7 +1032,97 @@ def test_with_no_descriptor_left_even_nobody_is_emfile(kernel):
         kernel.system.accept(listening)
 
 
+def test_an_accept_that_is_forbidden_takes_nobody_out_of_the_queue(kernel):
+    """EPERM, each time it is asked; the listener stays readable, and later the caller is accepted (K25)."""
+    listening = kernel.listen()
+    client = kernel.connect(listening)
+    kernel.wait(listening, READ)
+    for _ in range(3):
+        failed = kernel.failure(errno.EPERM, "accept", lambda: kernel.system.accept(listening))
+        assert isinstance(failed, PermissionError)
+        assert kernel.events(listening, READ) == READ
+    server = kernel.accept(listening)
+    client.send(b"still here")
+    assert kernel.recv(server) == b"still here"
+
+
+def test_an_accept_is_forbidden_whether_or_not_somebody_waits(kernel):
+    """The rule is asked before the queue is looked at."""
+    listening = kernel.listen()
+    failed = kernel.failure(errno.EPERM, "accept", lambda: kernel.system.accept(listening))
+    assert isinstance(failed, PermissionError)
+    assert not kernel.events(listening, READ)
+
+
 # Unix sockets
+
+
+def test_a_unix_hang_up_comes_while_data_is_still_to_be_read(unix):
+    """Readable, writable and hung up at once; SO_ERROR says nothing, and every byte is there (K19)."""
+    server, client = unix.pair()
+    client.send(b"last words")
+    unix.system.close(client)
+    for rest in (b"last ", b"words", b"", b""):
+        assert unix.events(server, 0) == HANGUP
+        assert unix.events(server, READ | WRITE) == GONE
+        assert unix.so_error(server) == 0
+        assert server.recv(5) == rest
+
+
+def test_a_unix_peer_that_only_ends_its_output_does_not_hang_up(unix):
+    """Its end is read like any other, and it still reads."""
+    server, client = unix.pair()
+    client.send(b"last")
+    unix.system.shutdown_output(client)
+    assert unix.events(server, 0) == 0
+    assert unix.events(server, READ | WRITE) == READ | WRITE
+    assert server.recv(10) == b"last"
+    assert server.recv(10) == b""
+    server.send(b"reply")
+    assert unix.recv(client) == b"reply"
+
+
+def test_a_failed_send_to_a_unix_peer_leaves_its_last_words(unix):
+    """EPIPE, as often as it is tried, and the data stays readable (K19)."""
+    server, client = unix.pair()
+    client.send(b"last words")
+    unix.system.close(client)
+    for _ in range(2):
+        with pytest.raises(BrokenPipeError):
+            server.send(b"x")
+    assert unix.so_error(server) == 0
+    assert server.recv(100) == b"last words"
+    assert server.recv(100) == b""
+
+
+def test_a_unix_socket_has_no_error_queue_and_whoever_asks_for_it_reads(unix):
+    """MSG_ERRQUEUE is ignored: it takes data, and it takes the error of a peer that left something unread."""
+    server, client = unix.pair()
+    with pytest.raises(BlockingIOError):
+        server.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    server.send(b"never read")
+    client.send(b"data")
+    unix.system.close(client)
+    assert server.recvmsg(0, 0, socket.MSG_ERRQUEUE)[0] == b""
+    assert server.recvmsg(2, 0, socket.MSG_ERRQUEUE)[0] == b"da"
+    assert server.recv(10) == b"ta"
+    with pytest.raises(ConnectionResetError):
+        server.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    assert unix.so_error(server) == 0
+    assert server.recvmsg(0, 0, socket.MSG_ERRQUEUE)[0] == b""
+
+
+def test_what_a_unix_peer_left_unread_may_be_told_by_so_error_first(unix):
+    """ECONNRESET there, then the data, then b"" (K19)."""
+    server, client = unix.pair()
+    server.send(b"never read")
+    client.send(b"last")
+    unix.system.close(client)
+    assert unix.events(server, READ | WRITE) == GONE | ERROR
+    assert unix.so_error(server) == errno.ECONNRESET
+    assert unix.events(server, READ | WRITE) == GONE
+    assert server.recv(100) == b"last"
+    assert server.recv(100) == b""
 
 
 def test_a_unix_peers_close_is_a_hang_up_at_once(unix):

@@ -13,7 +13,7 @@ from reactor.options import Datagrams, Group, Options, Sockets
 from reactor.pollers import ERROR, READ, WRITE
 from reactor.system import System
 from reactor.testing import Link, SimulatedSystem, Stalled
-from tests.simulation.kernels import PATIENCE, Kernel
+from tests.simulation.kernels import PATIENCE, RECVERR, Kernel
 
 FAMILIES = {"udp4": socket.AF_INET, "udp6": socket.AF_INET6, "unix": socket.AF_UNIX}
 
@@ -161,6 +161,80 @@ def test_an_unconnected_udp_socket_is_told_nothing(udp):
     sender.sendto(b"anybody?", udp.nobody())
     assert not udp.events(sender, READ, 0.02)
     assert udp.system.error(sender) is None
+
+
+def queued_error(sock) -> bytes:
+    """Takes one entry out of the error queue: the datagram that did not arrive."""
+    data, _, flags, _ = sock.recvmsg(100, 1000, socket.MSG_ERRQUEUE)
+    assert flags & socket.MSG_ERRQUEUE
+    return data
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_an_error_queue_keeps_a_udp_socket_ready_until_it_is_read(udp, connected):
+    """IP_RECVERR: ERROR is told all the time, though SO_ERROR has nothing more to say and recv would wait."""
+    address = udp.nobody()
+    client = udp.open(address if connected else None)
+    client.setsockopt(*RECVERR[client.family], 1)
+    client.sendto(b"lost", address) if not connected else client.send(b"lost")
+    assert udp.events(client, 0, PATIENCE) == ERROR
+    assert udp.so_error(client) == errno.ECONNREFUSED
+    assert udp.so_error(client) == 0
+    with pytest.raises(BlockingIOError):
+        client.recvfrom(100)
+    assert udp.events(client, READ | WRITE) == WRITE | ERROR
+    assert queued_error(client) == b"lost"
+    assert udp.events(client, READ | WRITE) == WRITE
+    with pytest.raises(BlockingIOError):
+        queued_error(client)
+
+
+def test_reading_an_error_queue_takes_the_pending_error_or_sets_the_next(udp):
+    """The last entry takes the error with it; one that is followed by another leaves that one's."""
+    address = udp.nobody()
+    client = udp.open()
+    client.setsockopt(*RECVERR[client.family], 1)
+    for data in (b"first", b"second"):
+        client.sendto(data, address)
+        assert udp.refusal(client).errno == errno.ECONNREFUSED
+        udp.eventually(lambda: udp.so_error(client) == 0)
+    assert queued_error(client) == b"first"
+    assert udp.so_error(client) == errno.ECONNREFUSED
+    client.sendto(b"third", address)
+    assert udp.refusal(client).errno == errno.ECONNREFUSED
+    assert queued_error(client) == b"second"
+    assert queued_error(client) == b"third"
+    assert udp.so_error(client) == 0
+    assert udp.events(client, READ | WRITE) == WRITE
+
+
+def test_a_unix_socket_has_no_error_queue_and_whoever_asks_for_it_takes_a_datagram(unix):
+    """MSG_ERRQUEUE is ignored: the datagram is gone."""
+    sender, receiver = unix.open(), unix.open()
+    with pytest.raises(BlockingIOError):
+        receiver.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    sender.sendto(b"taken", receiver.getsockname())
+    data, _, flags, _ = receiver.recvmsg(0, 0, socket.MSG_ERRQUEUE)
+    assert data == b""
+    assert flags == socket.MSG_TRUNC
+    with pytest.raises(BlockingIOError):
+        receiver.recvfrom(100)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM])
+def test_a_datagram_that_finds_no_memory_is_neither_sent_nor_taken(kernel, number):
+    """The socket stays ready, and the same call succeeds when there is memory again."""
+    sender, receiver = kernel.open(), kernel.open()
+    sender.sendto(b"waits", receiver.getsockname())
+    assert kernel.events(receiver, READ, PATIENCE) == READ
+    for call in (lambda: receiver.recvfrom(100), lambda: sender.sendto(b"lost?", receiver.getsockname())):
+        failed = kernel.failure(number, "transfer", call)
+        assert failed is not None
+        assert failed.errno == number
+        assert kernel.events(receiver, READ) == READ
+        assert kernel.events(sender, WRITE) == WRITE
+    assert kernel.receive(receiver)[0] == b"waits"
+    assert not kernel.events(receiver, READ)
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("udp4", 65507), ("udp6", 65527), ("unix", 212992 - 32)])

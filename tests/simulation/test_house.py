@@ -34,6 +34,7 @@ ROOMS = [
     "machine",
     "world",
     "pair",
+    "doorway",
     "explore",
     "storm",
 ]

@@ -113,7 +113,7 @@ class Weather(RuleBasedStateMachine):
     def leave(self, number, reset):
         self.storm.leave(self.client(number), reset)
 
-    @rule(number=st.integers(0, 19), how=st.sampled_from(["close", "write_eof", "abort"]))
+    @rule(number=st.integers(0, 19), how=st.sampled_from(["close", "write_eof", "abort", "fail"]))
     def server_ends(self, number, how):
         self.storm.server_ends(number, how)
 
