@@ -186,7 +186,7 @@ LINKS = {
 
 @pytest.mark.parametrize("target", LINKS)
 def test_a_link_is_followed_inside_and_nowhere_else(root: Path, tree: Tree, target: str):
-    """Step by step: a link that leaves the tree is refused even if it would come back."""
+    """Step by step: a link that leaves the tree by ".." is refused even if it would come back."""
     (root / "link").symlink_to(target.format(root=root))
     expected = LINKS[target]
     if isinstance(expected, int):
@@ -200,6 +200,94 @@ def test_a_link_may_lead_to_the_root_itself(root: Path, tree: Tree, target: str)
     """That is inside, and what is asked for behind it as well."""
     (root / "link").symlink_to(target.format(root=root))
     assert read(tree, "link", "link", "a.txt") == b"0123456789"
+
+
+@pytest.fixture
+def around(root: Path) -> Path:
+    """The directory around the tree, with links beside the tree that lead to it, past it and nowhere."""
+    around = root.parent
+    for name, target in (
+        ("alias", "site"),
+        ("again", "around/alias"),
+        ("around", str(around)),
+        ("inner", "site/sub"),
+        ("past", "."),
+        ("gone", "none"),
+        ("turning", "turning"),
+    ):
+        (around / name).symlink_to(target)
+    (around / "beside").mkdir()
+    return around
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("{around}/alias/a.txt", b"0123456789"),
+        ("{around}/alias/sub/../a.txt", b"0123456789"),
+        ("{around}/again//./a.txt/", b"0123456789"),
+        ("{around}/past/past/site/a.txt", b"0123456789"),
+        ("{around}/beside/../site/a.txt", b"0123456789"),
+        ("{around}/inner/page.html", b"<p>page"),
+        ("{around}/alias/none", 404),
+        ("{around}/alias/../secret", 403),
+        ("{around}/alias/../alias/a.txt", 403),
+        ("{around}/past/secret", 403),
+        ("{around}/past/secret/a.txt", 403),
+        ("{around}/gone/a.txt", 403),
+        ("{around}/turning/a.txt", 403),
+        ("{around}/beside", 403),
+        ("../alias/a.txt", 403),
+    ],
+)
+def test_an_absolute_link_may_lead_into_the_tree_through_links(
+    no_descriptor_left: None, root: Path, around: Path, target: str, expected: bytes | int
+):
+    """A tree that is known by several names is one tree; what its links name outside of it is refused, there or not."""
+    (root / "link").symlink_to(target.format(around=around))
+    for name in ("site", "alias", "again"):
+        tree = Tree(str(around / name))
+        try:
+            if isinstance(expected, int):
+                assert refusal(tree, "link") == expected
+            else:
+                assert read(tree, "link") == expected
+        finally:
+            tree.close()
+
+
+@pytest.mark.parametrize("names", [("alias", "a.txt"), ("site", "a.txt"), ("secret",), ("none",)])
+def test_a_request_finds_no_way_back_from_outside(root: Path, around: Path, tree: Tree, names: tuple[str, ...]):
+    """Only a link's own target is followed outside of the tree; what is asked for behind such a link is refused."""
+    (root / "link").symlink_to(around / "past")
+    assert refusal(tree, "link", *names) == 403
+    assert "link" not in {entry.name for entry in tree.entries((), 100)[0]}
+
+
+def test_links_outside_count_with_those_inside(root: Path, around: Path, tree: Tree):
+    """Forty on one way, wherever they lie."""
+    for number in range(20):
+        (around / f"out{number}").symlink_to(f"out{number - 1}" if number else root)
+        (root / f"in{number}").symlink_to(f"in{number - 1}" if number else around / "out19" / "a.txt")
+    (root / "one-more").symlink_to("in19")
+    assert read(tree, "in19") == b"0123456789"
+    assert refusal(tree, "one-more") == 403
+
+
+def test_no_descriptor_for_a_way_outside_is_told_as_such(
+    root: Path, around: Path, tree: Tree, monkeypatch: pytest.MonkeyPatch
+):
+    """503, and not that the link leads outside."""
+    (root / "link").symlink_to(around / "alias" / "a.txt")
+    really_open = os.open
+
+    def fails(name, *where, **how):
+        if name == around.name:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return really_open(name, *where, **how)
+
+    monkeypatch.setattr(os, "open", fails)
+    assert refusal(tree, "link") == 503
 
 
 @pytest.mark.parametrize(("target", "status"), [("..", 403), ("/", 403), ("sub", 404), ("../site", 403)])
