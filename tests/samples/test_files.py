@@ -34,7 +34,7 @@ from samples.files.site import Content, Site, serve
 from samples.files.tree import Entry, Refused, Tree, path_of
 from samples.web import Request, Response
 from tests.helpers import Peer, turn_until
-from tests.samples.processes import read_to_end, wait_for
+from tests.samples.processes import ROOT, read_to_end, wait_for
 
 # RFC 9110's own example of a date.
 NOW = 784111777
@@ -883,6 +883,35 @@ def test_the_style_of_a_page_is_the_one_its_policy_allows():
         ("a.tgz", "application/gzip"),
         ("a.txt.xz", "application/x-xz"),
         ("a.svgz", "application/gzip"),
+        ("a.tar.zst", "application/zstd"),
+        ("a.ogg", "audio/ogg"),
+        ("a.OPUS", "audio/ogg"),
+        ("a.flac", "audio/flac"),
+        ("a.m4a", "audio/mp4"),
+        ("a.wav", "audio/wav"),
+        ("a.mp3", "audio/mpeg"),
+        ("a.m4v", "video/mp4"),
+        ("a.mp4", "video/mp4"),
+        ("a.mkv", "video/matroska"),
+        ("a.ogv", "video/ogg"),
+        ("a.webm", "video/webm"),
+        ("a.vtt", "text/vtt; charset=utf-8"),
+        ("a.m3u8", "application/vnd.apple.mpegurl"),
+        ("a.avif", "image/avif"),
+        ("a.ico", "image/vnd.microsoft.icon"),
+        ("a.jxl", "image/jxl"),
+        ("a.xhtml", "application/xhtml+xml"),
+        ("a.js.map", "application/json"),
+        ("a.webmanifest", "application/manifest+json"),
+        ("a.rss", "application/rss+xml"),
+        ("a.rtf", "application/rtf"),
+        ("a.ics", "text/calendar; charset=utf-8"),
+        ("a.conf", "text/plain; charset=utf-8"),
+        ("a.rst", "text/x-rst; charset=utf-8"),
+        ("a.epub", "application/epub+zip"),
+        ("a.docx", "application/vnd.openxmlformats-officedocument.wordprocessingml.document"),
+        ("a.odt", "application/vnd.oasis.opendocument.text"),
+        ("a.7z", "application/x-7z-compressed"),
         ("a.unheard-of", "application/octet-stream"),
         ("Makefile", "application/octet-stream"),
         ("html", "application/octet-stream"),
@@ -894,6 +923,22 @@ def test_the_style_of_a_page_is_the_one_its_policy_allows():
 def test_types(name: str, kind: str):
     """By the suffix; a compressed file stays one."""
     assert content_type(name) == kind
+
+
+def test_a_type_is_the_same_on_every_machine(tmp_path: Path):
+    """What the machine's own table of types says, or a program has added to the interpreter's, changes nothing."""
+    (tmp_path / "mime.types").write_text("text/x-odd mkv flac html\n")
+    script = (
+        "import mimetypes, sys\n"
+        "mimetypes.knownfiles[:] = [sys.argv[1]]\n"
+        "mimetypes.init()\n"
+        "mimetypes.add_type('text/x-odd', '.png')\n"
+        "from samples.files.media import content_type\n"
+        "print(*(mimetypes.guess_type('a.flac')[0], *map(content_type, ('a.mkv', 'a.flac', 'a.html', 'a.png'))))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "mime.types")]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert told == "text/x-odd video/matroska audio/flac text/html; charset=utf-8 image/png\n"
 
 
 # On a connection
