@@ -75,10 +75,9 @@ class Site:
         self._clock = clock
 
     def __call__(self, request: Request) -> Response:
-        if request.method not in web.KNOWN_METHODS:
-            return say(501, "that method is not known")
-        if request.method not in _METHODS:
-            return say(405, "files can only be read here", ("Allow", ", ".join(_METHODS)))
+        refused = _method_refused(request)
+        if refused is not None:
+            return refused
         try:
             return self._look(path_of(request.path), request)
         except Refused as exc:
@@ -124,7 +123,10 @@ def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = N
         reactor,
         site,
         *where,
-        settings=Settings(idle_seconds=IDLE_TIMEOUT if idle is None else idle),
+        settings=Settings(
+            idle_seconds=IDLE_TIMEOUT if idle is None else idle,
+            early=_refused_before_content,
+        ),
         options=attrs.evolve(
             given,
             # The next request waits until everything before it has left: so a connection holds one file open, which its
@@ -136,6 +138,25 @@ def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = N
         ),
         **how,
     )
+
+
+def _refused_before_content(request: Request) -> Response | None:
+    """For `Settings.early`: no content is waited for, nor too much of it told, where the method is refused.
+
+    Little content that comes without being asked for is read first: so the connection goes on behind the refusal.
+    """
+    length = web.announced(request)
+    if "expect" not in request.fields and length is not None and length <= Settings().body_bytes:
+        return None
+    return _method_refused(request)
+
+
+def _method_refused(request: Request) -> Response | None:
+    if request.method not in web.KNOWN_METHODS:
+        return say(501, "that method is not known")
+    if request.method not in _METHODS:
+        return say(405, "files can only be read here", ("Allow", ", ".join(_METHODS)))
+    return None
 
 
 def _redirect(path: Path, query: str) -> Response:
