@@ -17,7 +17,7 @@ every connection ended in order; 1 that something was lost, with the reason on s
 7. `descriptors.py`   for servers that need two descriptors for each connection: how many they can let in.
 """
 
-from samples.common.arguments import Parser, add_connect, needing, parser
+from samples.common.arguments import Parser, add_connect, needing, parser, patient
 from samples.common.certificates import trusting
 from samples.common.client import Client, run_client
 from samples.common.descriptors import pairs
@@ -32,6 +32,7 @@ __all__ = [
     "needing",
     "pairs",
     "parser",
+    "patient",
     "port",
     "reason",
     "run_client",

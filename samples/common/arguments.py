@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import attrs
+
 from reactor import Deadlines, Limits, Options, Reactor
 from reactor.trace import text
 from samples.common import words
@@ -153,7 +155,24 @@ def needing(extra: str, name: str) -> Iterator[None]:
 
 def options_of(args: argparse.Namespace) -> Options:
     """What the arguments mean to `listen` and `connect`."""
-    return Options(deadlines=Deadlines(idle=args.idle_timeout), limits=Limits(connections=args.max_connections))
+    return Options(deadlines=patient(Deadlines(), args.idle_timeout), limits=Limits(connections=args.max_connections))
+
+
+def patient(deadlines: Deadlines, idle: float | None) -> Deadlines:
+    """With that idle deadline, and no other that ends a silent peer before it.
+
+    `Deadlines.idle` counts only until we have closed; then `flush` and the two of `linger` do. So a reader that rests
+    in the middle of the last answer has as much time as any other. None: those keep their own bounds.
+    """
+    if idle is None:
+        return deadlines
+    return attrs.evolve(
+        deadlines,
+        idle=idle,
+        flush=max(idle, deadlines.flush),
+        linger_silence=max(idle, deadlines.linger_silence),
+        linger_total=max(idle, deadlines.linger_total),
+    )
 
 
 def reactor_of(made: Parser, args: argparse.Namespace) -> Reactor:

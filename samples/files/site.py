@@ -20,7 +20,7 @@ import attrs
 
 from reactor import Connection, Listener, Options, Reactor, Watermarks
 from samples import web
-from samples.common import pairs
+from samples.common import pairs, patient
 from samples.files import conditions, listing, ranges
 from samples.files.conditions import Validators
 from samples.files.media import content_type
@@ -118,22 +118,20 @@ class Site:
 def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = None, **how: Any) -> Listener:
     """Takes what `Reactor.listen` takes, but for the factory."""
     given = Options() if options is None else options
-    idle = given.deadlines.idle
+    idle = IDLE_TIMEOUT if given.deadlines.idle is None else given.deadlines.idle
     return web.serve(
         reactor,
         site,
         *where,
-        settings=Settings(
-            idle_seconds=IDLE_TIMEOUT if idle is None else idle,
-            early=_refused_before_content,
-        ),
+        settings=Settings(idle_seconds=idle, early=_refused_before_content),
         options=attrs.evolve(
             given,
             # The next request waits until everything before it has left: so a connection holds one file open, which its
             # limit counts upon.
             watermarks=Watermarks(high=0),
-            # It is HTTP's, which knows a slow reader from an idle one. Every other wait has a deadline of its own.
-            deadlines=attrs.evolve(given.deadlines, idle=None),
+            # HTTP has the idle deadline while another request may come, for it knows a slow reader from an idle one.
+            # The last answer of a connection has the same time.
+            deadlines=attrs.evolve(patient(given.deadlines, idle), idle=None),
             limits=attrs.evolve(given.limits, connections=pairs(given.limits.connections, _OTHER_DESCRIPTORS)),
         ),
         **how,

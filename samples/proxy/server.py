@@ -45,7 +45,7 @@ from reactor.connector import Connector
 from reactor.errors import EXHAUSTED
 from reactor.relaying import Relay, relay
 from reactor.tls import codecs
-from samples.common import pairs, reason
+from samples.common import pairs, patient, reason
 from samples.proxy.header import Address, Header, Malformed, build, parse
 from samples.proxy.health import Health
 
@@ -112,10 +112,11 @@ def serve(
 
 
 def _for_callers(options: Options) -> Options:
+    deadlines = options.deadlines
     return attrs.evolve(
         options,
         limits=attrs.evolve(options.limits, connections=pairs(options.limits.connections, _RESERVE)),
-        deadlines=attrs.evolve(options.deadlines, idle=None),
+        deadlines=attrs.evolve(patient(deadlines, deadlines.idle), idle=None),
         # Half of a conversation may rest for hours; that its peer has vanished is found all the same.
         sockets=attrs.evolve(options.sockets, keepalive=options.sockets.keepalive or Keepalive()),
     )

@@ -32,7 +32,7 @@ import attrs
 from reactor import Connection, Listener, Options, Reactor
 from reactor.framing import Delimited, FramedProtocol, FrameTooLong, FramingError, Reader, SkipTo
 from reactor.tls import codecs
-from samples.common import reason
+from samples.common import patient, reason
 from samples.smtpsink.session import COMMAND_BYTES, LINE_BYTES, Message, Reply, Session, reply
 from samples.smtpsink.sink import Sink
 
@@ -218,8 +218,8 @@ def serve(
     """Takes what `Reactor.listen` takes, but for the factory. `tls` is for STARTTLS, unless it is to be at once."""
     there = Sink() if sink is None else sink
     options = Options() if options is None else options
-    if options.deadlines.idle is None:
-        options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=IDLE_TIMEOUT))
+    idle = IDLE_TIMEOUT if options.deadlines.idle is None else options.deadlines.idle
+    options = attrs.evolve(options, deadlines=patient(options.deadlines, idle))
     if tls is not None and not tls_at_once:
         codecs(tls, server_side=True)  # what cannot be used is refused now, and not to each client
     at_once, later = (tls, None) if tls_at_once else (None, tls)

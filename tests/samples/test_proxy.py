@@ -461,6 +461,26 @@ def test_a_slow_transfer_is_not_idle():
         assert world.reactor.statistics().timers == 0
 
 
+@pytest.mark.parametrize("buffer", [4096, 1_000_000], ids=["most waits here", "all waits in the kernel"])
+def test_a_reader_that_rests_has_the_idle_timeout_behind_the_others_end_too(buffer):
+    """Its upstream has ended: the rest waits for as long as any other byte may, and then both ends are in order."""
+    link = Link(receive_buffer_bytes=4096, send_buffer_bytes=buffer)
+    with World(options=Options(deadlines=Deadlines(idle=600.0)), link=link) as world:
+        caller, behind = world.served()
+        caller.stop_reading()
+        behind.send(b"x" * 40_000)
+        behind.fin()
+        world.run(550.0)
+        caller.read(4096)
+        world.run(550.0)
+        caller.resume_reading()
+        caller.fin()
+        world.run(10.0)
+        assert (bytes(caller.data), caller.ending) == (b"x" * 40_000, "EOF")
+        assert behind.ending == "EOF"
+        assert world.health.failed == 0
+
+
 def test_a_caller_waits_when_there_is_no_descriptor_for_its_upstream():
     """Within the connect deadline it is not sent away: somebody else may end."""
     with World() as world:
