@@ -14,23 +14,23 @@ every connection ended in order; 1 that something was lost, with the reason on s
 4. `places.py`        where to listen: a host and a port, a Unix socket, what a service manager has opened.
 5. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
 6. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
-7. `descriptors.py`   for servers that need two descriptors for each connection: how many they can let in.
+7. `descriptors.py`   how many connections a server can let in, so that descriptors are left for its work.
 """
 
 from samples.common.arguments import Parser, add_connect, needing, parser, patient
 from samples.common.certificates import trusting
 from samples.common.client import Client, run_client
-from samples.common.descriptors import pairs
+from samples.common.descriptors import Room
 from samples.common.server import run_server
 from samples.common.words import count, port, reason, seconds, seconds_within, target
 
 __all__ = [
     "Client",
     "Parser",
+    "Room",
     "add_connect",
     "count",
     "needing",
-    "pairs",
     "parser",
     "patient",
     "port",

@@ -17,6 +17,7 @@ import attrs
 from reactor import Deadlines, Limits, Options, Reactor
 from reactor.trace import text
 from samples.common import words
+from samples.common.descriptors import Room
 
 _NOTES = """\
 signals:
@@ -37,6 +38,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaint is one line."""
 
     tls_group: argparse._ArgumentGroup
+    # What the server needs descriptors for, besides its callers' connections; None: for nothing.
+    room: Room | None = None
 
     def error(self, message: str) -> NoReturn:
         self.refuse(f"{message} (--help tells more)")
@@ -63,11 +66,13 @@ def parser(
     workers: bool = False,
     idle_timeout: float | None = None,
     max_connections: str = "no limit",
+    room: Room | None = None,
 ) -> Parser:
     """The arguments that every sample takes; add your own to what this returns.
 
     With `workers` also the one for several processes: only for a server whose connections need not know of each other.
-    `idle_timeout` is the default of the option of that name, `max_connections` says what that of the other is.
+    `idle_timeout` is the default of the option of that name, `max_connections` says what that of the other is. With
+    `room`, no more connections are let in, at all places together, than leave descriptors for the server's own work.
     """
     made = Parser(
         prog=f"python -m samples.{name}",
@@ -76,6 +81,7 @@ def parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.room = room
     # What not every sample has an option for.
     made.set_defaults(default_port=port, workers=None, connect=None, tls=False, tls_ca=None)
     _add_place(made, port, workers)

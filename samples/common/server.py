@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from reactor import Listener, Reactor
 from reactor.addresses import address_text
 from reactor.system import Socket, System
@@ -19,6 +21,7 @@ from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import server_context
 from samples.common.places import Place, close_all, opened, places_of
 from samples.common.words import reason
+from samples.monitor import MOST_CONNECTIONS, attach
 from samples.workers import Link, supervise
 
 logger = logging.getLogger("samples")
@@ -43,7 +46,8 @@ def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., List
     with reactor_of(made, args) as reactor:
         monitor = _attach_monitor(made, args, reactor)
         reactor.drain_on_signals(args.drain_timeout)
-        addresses = _listen(made, reactor, serve, places_of(made, args), how)
+        others = 0 if monitor is None else MOST_CONNECTIONS
+        addresses = _listen(made, reactor, serve, places_of(made, args), how, others)
         _tell_serving(made, addresses)
         if monitor is not None:
             made.say(f"monitor on http://{address_text(monitor.addresses[0])}/")
@@ -57,8 +61,6 @@ def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., List
 def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) -> Listener | None:
     if args.monitor is None:
         return None
-    from samples.monitor import attach  # which imports what it needs when it is called
-
     try:
         return attach(reactor, args.monitor, teach=args.teach)
     except ModuleNotFoundError as exc:
@@ -68,13 +70,23 @@ def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) ->
 
 
 def _listen(
-    made: Parser, reactor: Reactor, serve: Callable[..., Listener], places: list[Place], how: dict[str, Any]
+    made: Parser,
+    reactor: Reactor,
+    serve: Callable[..., Listener],
+    places: list[Place],
+    how: dict[str, Any],
+    others: int = 0,
 ) -> list[str]:
-    """Listens at each; the addresses, as people write them."""
+    """Listens at each; the addresses, as people write them. `others` may be let in elsewhere in this process."""
     addresses: list[str] = []
+    options = how["options"]
+    if made.room is not None:
+        most = made.room.beside(others).limit(options.limits.connections, len(places))
+        options = attrs.evolve(options, limits=attrs.evolve(options.limits, connections=most))
     for place in places:
         try:
-            addresses += map(address_text, serve(reactor, *place.where, **place.how, **how).addresses)
+            listener = serve(reactor, *place.where, **place.how, **{**how, "options": options})
+            addresses += map(address_text, listener.addresses)
         except (OSError, ValueError) as exc:
             close_all(other.how["sock"] for other in places if "sock" in other.how)
             made.refuse(place.name + reason(exc))

@@ -20,7 +20,7 @@ import attrs
 
 from reactor import Connection, Listener, Options, Reactor, Watermarks
 from samples import web
-from samples.common import pairs, patient
+from samples.common import Room, patient
 from samples.files import conditions, listing, ranges
 from samples.files.conditions import Validators
 from samples.files.media import content_type
@@ -34,8 +34,8 @@ IDLE_TIMEOUT = Settings().idle_seconds
 LISTED = 2000
 # So little leaves together with the head: for small files a seventh more requests in a second than by sendfile(2).
 _AT_ONCE_BYTES = 16 * 1024
-# A way through the deepest tree, what a process begins with, and a few to spare.
-_OTHER_DESCRIPTORS = 96
+# A connection and its file; a way through the deepest tree, what a process begins with, and a few to spare.
+ROOM = Room(each=2, reserve=96)
 
 _METHODS = ("GET", "HEAD")
 # No browser is to guess a type that the file was not meant to have.
@@ -132,7 +132,7 @@ def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = N
             # HTTP has the idle deadline while another request may come, for it knows a slow reader from an idle one.
             # The last answer of a connection has the same time.
             deadlines=attrs.evolve(patient(given.deadlines, idle), idle=None),
-            limits=attrs.evolve(given.limits, connections=pairs(given.limits.connections, _OTHER_DESCRIPTORS)),
+            limits=attrs.evolve(given.limits, connections=ROOM.limit(given.limits.connections)),
         ),
         **how,
     )
