@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -349,6 +351,26 @@ def test_more_connections_than_allowed_wait_in_line(run):
         second.settimeout(PATIENCE)
         assert second.recv(6) == b"second"
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("name", "members"), [("chat", 16), ("webchat", 8)])
+def test_a_chat_keeps_descriptors_for_redis(run, name, members):
+    """A crowd leaves those that a node needs to reach the others again; who came too late waits in line."""
+    if name == "webchat":
+        pytest.importorskip("wsproto")
+    more = "--port 0" if name == "chat" else "--port 0 --chat-port 0"
+    command = f"ulimit -n 48; exec {sys.executable} -W error -m samples.{name} {more}"
+    server = run("", command=["bash", "-c", command])
+    lines = server.read_until(b"\n", 1 if name == "chat" else 2).decode().splitlines()
+    port = int(lines[-1].rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+        poll, crowd = select.poll(), []
+        for _ in range(60):
+            crowd.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)))
+            poll.register(crowd[-1], select.POLLIN)
+        wait_for(lambda: len(poll.poll(0)) >= members, "the crowd was not let in")
+        assert len(poll.poll(0)) == members
+        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) <= 48 - 16
 
 
 def test_trace_tells_each_thing_on_the_wire(run):
