@@ -12,9 +12,10 @@ every connection ended in order; 1 that something was lost, with the reason on s
 2. `arguments.py`     the options that every sample takes, and what they mean to a reactor.
 3. `certificates.py`  the files of a server's and of a client's TLS.
 4. `places.py`        where to listen: a host and a port, a Unix socket, what a service manager has opened.
-5. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
-6. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
-7. `descriptors.py`   how many connections a server can let in, so that descriptors are left for its work.
+5. `signals.py`       what SIGTERM and SIGINT are to a program that has ended because of them: nothing.
+6. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
+7. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
+8. `descriptors.py`   how many connections a server can let in, so that descriptors are left for its work.
 """
 
 from samples.common.arguments import Parser, add_connect, needing, parser, patient

@@ -20,6 +20,7 @@ from reactor.system import Socket, System
 from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import server_context
 from samples.common.places import Place, close_all, opened, places_of
+from samples.common.signals import LastSignals
 from samples.common.words import reason
 from samples.monitor import MOST_CONNECTIONS, attach
 from samples.workers import Link, supervise
@@ -28,7 +29,7 @@ logger = logging.getLogger("samples")
 
 
 def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., Listener]) -> int:
-    """Serves until a signal has drained it; returns the exit status."""
+    """Serves until a signal has drained it; returns the exit status. From then on SIGTERM and SIGINT are ignored."""
     if args.tls or args.tls_ca is not None:
         made.error("--tls and --tls-ca need --connect; a server takes --tls-cert")
     if args.teach and args.monitor is None:
@@ -43,9 +44,9 @@ def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., List
         how["tls"] = server_context(made, args)
     if (args.workers or 1) > 1:
         return _run_workers(made, args, serve, how)
-    with reactor_of(made, args) as reactor:
+    with LastSignals() as signals, reactor_of(made, args) as reactor:
         monitor = _attach_monitor(made, args, reactor)
-        reactor.drain_on_signals(args.drain_timeout)
+        signals.hand_over(lambda: reactor.drain_on_signals(args.drain_timeout))
         others = 0 if monitor is None else MOST_CONNECTIONS
         addresses = _listen(made, reactor, serve, places_of(made, args), how, others)
         _tell_serving(made, addresses)

@@ -11,6 +11,7 @@ connection ended in order, else 1. None of them (but a game) wakes up while ther
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -45,7 +46,8 @@ def say_where(listener: Listener) -> None:
 
 
 def status_of(reactor: Reactor) -> int:
-    """The exit status after a drain."""
+    """The exit status after a drain. On the way out with it, a signal that asks to end changes nothing any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     if reactor.drained is not None and reactor.drained.clean:
         return 0
     print(reactor.drained, file=sys.stderr)
