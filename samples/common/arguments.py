@@ -22,12 +22,19 @@ from samples.common.descriptors import Room
 _NOTES = """\
 signals:
   SIGTERM and SIGINT (Ctrl-C) drain: nobody new is let in, every connection is ended in order, and what has not ended
-  by --drain-timeout is reset. A second one ends at once.
+  by --drain-timeout is reset. A second one ends at once. One that comes when all have ended changes nothing.
 
+"""
+EXIT_STATUS = """\
 exit status:
-  0  every connection ended in order
+  0  a signal asked it to end, and nothing was lost then: each connection that was open, or was still let in, ended in
+     order, and the peer's TCP confirmed all that was written to it; what failed before the signal is not counted
   1  something was lost; stderr says what
   2  the arguments cannot be used; stderr says why"""
+_WORKERS_STATUS = """
+  with --workers N, it is the highest of all workers', also of those that were replaced"""
+_CLIENTS_STATUS = """
+  with --connect, 0 means that the connection ended in order, and that everything that came was shown"""
 
 HOST = "127.0.0.1"
 # Far below the 90 s after which systemd kills; as long as `Deadlines.flush` lets a peer take nothing.
@@ -77,7 +84,7 @@ def parser(
     made = Parser(
         prog=f"python -m samples.{name}",
         description=description,
-        epilog=f"examples:\n{examples}\n\n{_NOTES}",
+        epilog=f"examples:\n{examples}\n\n{_NOTES}{EXIT_STATUS}{_WORKERS_STATUS if workers else ''}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -142,6 +149,7 @@ def _add_looking(made: Parser) -> None:
 
 def add_connect(made: Parser, what: str) -> None:
     """Gives a sample its client: `--connect`."""
+    made.epilog = f"{made.epilog}{_CLIENTS_STATUS}"
     made.add_argument("--connect", type=words.target, metavar="HOST:PORT", help=f"{what}; unix:PATH for a Unix socket")
     made.tls_group.add_argument("--tls", action="store_true", help="connect with TLS; HOST must be in the certificate")
     made.tls_group.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, not the machine's")

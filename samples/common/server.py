@@ -100,10 +100,11 @@ def _tell_serving(made: Parser, addresses: list[str]) -> None:
 
 
 def _run(reactor: Reactor) -> int:
+    """The exit status, as `EXIT_STATUS` has it."""
     reactor.run()
-    if reactor.drained is None or reactor.drained.clean:
+    if reactor.drained is not None and reactor.drained.clean:
         return 0
-    print(reactor.drained, file=sys.stderr)
+    print(reactor.drained or "it ended unasked: there is no socket left to listen on", file=sys.stderr)
     return 1
 
 

@@ -14,6 +14,7 @@ import sys
 import pytest
 
 from samples import echo
+from samples.common import EXIT_STATUS
 from tests.samples.processes import PATIENCE, ROOT, read_to_end, wait_for
 
 SAMPLES = ["echo", "chat", "exchange"]
@@ -246,6 +247,59 @@ def test_help_has_every_option_and_examples(run, name):
         assert f"--{option} " in text
     assert "examples:\n  python -m samples." in text
     assert "exit status:" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("echo", None),
+        ("exchange", None),
+        ("chat", None),
+        ("proxy", None),
+        ("smtpsink", None),
+        ("files", "h11"),
+        ("webchat", "wsproto"),
+        ("embedding.asyncio_host", None),
+        ("embedding.guest", None),
+        ("embedding.tk_host", "tkinter"),
+        ("embedding.pygame_host", "pygame"),
+    ],
+)
+def test_help_tells_what_status_0_covers(run, name, needed):
+    """The same sentence for every sample that drains; a client and several workers have one of their own."""
+    if needed is not None:
+        pytest.importorskip(needed)
+    sample = run("", command=[sys.executable, "-m", f"samples.{name}", "--help"])
+    assert sample.ended() == 0
+    told = sample.output.decode()
+    assert EXIT_STATUS in told
+    assert ("\n  with --connect, 0 means " in told) == ("--connect HOST:PORT" in told)
+    assert ("\n  with --workers N, it is " in told) == ("--workers N " in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "covers"),
+    [
+        *[(f"ladder.{step}", "only `with_reactor` drains") for step in ("blocking", "with_select", "with_reactor")],
+        ("monitor", "the table was shown"),
+    ],
+)
+def test_help_of_what_is_no_such_server_tells_its_own_status_0(run, name, covers):
+    """Also what it does not cover."""
+    sample = run(name, "--help")
+    assert sample.ended() == 0
+    assert f"exit status:\n  0  {'SIGTERM' if 'ladder' in name else covers}" in sample.output.decode()
+    assert covers in sample.output.decode()
+
+
+def test_a_server_that_ends_unasked_does_not_say_that_all_is_well(run):
+    """Its listening socket was shut by whoever shares it: one line, and status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        server = run("echo", "--fd", str(bound.fileno()), pass_fds=[bound.fileno()])
+        server.listening()
+        bound.shutdown(socket.SHUT_RDWR)
+        assert server.ended() == 1
+    assert server.errors.endswith("\nit ended unasked: there is no socket left to listen on\n")
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("echo", "never"), ("files", "60"), ("smtpsink", "300")])
