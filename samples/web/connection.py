@@ -59,7 +59,7 @@ class Http(Protocol):
             _Phase.BODY: settings.body_seconds,
         }
         self._http = self._new_http()
-        self._phase = _Phase.HEAD
+        self._phase = _Phase.IDLE
         self._request: Request | None = None
         self._body = bytearray()
         self._stream: Stream | None = None
@@ -82,7 +82,7 @@ class Http(Protocol):
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
-        self._enter(_Phase.HEAD)
+        self._enter(_Phase.IDLE)
 
     def data_received(self, data: bytes) -> None:
         if self._http.their_state is h11.IDLE and not self._ahead:

@@ -34,11 +34,11 @@ class Settings:
     target_bytes: int = 8000
     # More than that is answered 413.
     body_bytes: int = 64 * KiB
-    # From a head's first byte (of the first head: from the connection's begin) to its last. A second is usual.
+    # From a head's first byte to its last. A second is usual.
     head_seconds: float = 10.0
     # From the head's end to the body's: the allowed size over a slow line.
     body_seconds: float = 30.0
-    # Without a request. Browsers keep theirs for a minute or two, and ask anew when it has gone.
+    # Without a request, also before the first. Browsers keep theirs for a minute or two, and ask anew when it has gone.
     idle_seconds: float = 60.0
     # Asked when a body is coming and nothing of it was read: what this returns is the answer, None goes on. A client is
     # never invited to send content with GET and HEAD, for it means nothing there (RFC 9110, 9.3.1).

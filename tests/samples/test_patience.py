@@ -56,6 +56,21 @@ def listen(name: str, reactor: Reactor, tree: Tree, options: Options) -> Listene
     return serve[name]()
 
 
+@pytest.mark.parametrize("seconds", [4, 600])
+@pytest.mark.parametrize("name", ["echo", "exchange", "files", "smtpsink"])
+def test_a_client_that_has_never_said_anything_has_the_idle_timeout(tree: Tree, name: str, seconds: int):
+    """Neither less nor more, and then an end in order."""
+    system = SimulatedSystem(seed=1)
+    with Reactor(system=system) as reactor:
+        listener = listen(name, reactor, tree, options_for("--idle-timeout", str(seconds)))
+        peer = system.peer(listener.addresses[0])
+        system.run(reactor, seconds - 0.5)
+        assert peer.ending is None
+        system.run(reactor, 2)
+        assert peer.ending == "EOF"
+        peer.close()
+
+
 @pytest.mark.parametrize("link", LINKS)
 @pytest.mark.parametrize("asked", ASKED)
 def test_a_reader_that_rests_for_less_than_the_idle_timeout_gets_everything(tree: Tree, link: str, asked: str):
