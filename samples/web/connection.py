@@ -37,6 +37,7 @@ logger = logging.getLogger("samples.web")
 _READ_BYTES = 64 * KiB
 # Whoever was let in by a drain may have asked already; it only was not read yet.
 _LET_IN_SECONDS = 1.0
+_LINE_ENDS = (b"\r", b"\n")
 
 
 class _Phase(Enum):
@@ -85,7 +86,7 @@ class Http(Protocol):
         self._enter(_Phase.IDLE)
 
     def data_received(self, data: bytes) -> None:
-        if self._http.their_state is h11.IDLE and not self._ahead:
+        if not self._ahead and (self._half_line or data.startswith(_LINE_ENDS)) and self._http.their_state is h11.IDLE:
             data = self._behind_empty_lines(self._half_line + data)
             if not data:
                 return
@@ -270,7 +271,7 @@ class Http(Protocol):
             return
         self._http.start_next_cycle()
         begun, ended = self._http.trailing_data
-        if begun.startswith((b"\r", b"\n")):
+        if begun.startswith(_LINE_ENDS):
             begun = self._begin_anew(begun, ended)
         self._ahead = len(begun)
         if self._last and not begun:

@@ -87,12 +87,14 @@ def wrong_in(event: h11.Request, request: Request, settings: Settings) -> Wrong 
 
 def _names_a_host(event: h11.Request, request: Request) -> bool:
     """RFC 9112, 3.2. h11 sees to it that there are not two Host fields."""
-    named = [value.decode("latin-1") for name, value in event.headers if name == b"host"]
-    if not named and event.http_version > b"1.0":
-        return False
-    if request.authority is not None:
-        named.append(request.authority)
-    return request.authority != "" and all(map(_HOST.fullmatch, named))
+    authority = request.authority
+    if authority is None:
+        field = request.fields.get("host")
+    else:
+        field = next((value.decode("latin-1") for name, value in event.headers if name == b"host"), None)
+        if not authority or not _HOST.fullmatch(authority):
+            return False
+    return event.http_version < b"1.1" if field is None else _HOST.fullmatch(field) is not None
 
 
 def announced(request: Request) -> int | None:

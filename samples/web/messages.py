@@ -29,8 +29,8 @@ class Request:
     @property
     def path(self) -> str:
         """The target's path, still percent-encoded; of an absolute target (RFC 9112, 3.2.2) as well."""
-        path, rest = self.target.partition("?")[0], self._behind_scheme
-        return path if rest is None else f"/{rest.partition('/')[2]}"
+        rest = self._behind_scheme
+        return self.target.partition("?")[0] if rest is None else f"/{rest.partition('/')[2]}"
 
     @property
     def authority(self) -> str | None:
@@ -41,6 +41,8 @@ class Request:
     @property
     def _behind_scheme(self) -> str | None:
         """Of an absolute target what follows `http://`, without the query."""
+        if self.target.startswith("/"):
+            return None  # nearly every target
         scheme, mark, rest = self.target.partition("?")[0].partition("://")
         return rest if mark and scheme.lower() in ("http", "https") else None
 
