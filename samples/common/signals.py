@@ -34,7 +34,8 @@ class LastSignals:
 
     def __exit__(self, exc_type: type[BaseException] | None, *exc_info: object) -> None:
         for number, before in self._before.items():
-            signal.signal(number, signal.SIG_IGN if exc_type is None else before)
+            # None: something that is not Python's had it, and cannot be given it back.
+            signal.signal(number, signal.SIG_IGN if exc_type is None else before or signal.SIG_DFL)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

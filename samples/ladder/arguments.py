@@ -59,3 +59,8 @@ def refuse(port: int, exc: OSError) -> NoReturn:
 def say(address: tuple[str, int]) -> None:
     """Whoever started the server may be waiting for this line."""
     print(f"listening on {address[0]}:{address[1]}", flush=True)
+
+
+def leave() -> None:
+    """The server has drained: on its way out, another SIGTERM or Ctrl-C changes nothing any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))

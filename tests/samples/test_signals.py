@@ -14,9 +14,9 @@ from tests.samples.test_echo import send_until_refused
 # A sample in which each change of a handler is followed at once by both signals, once a file says so; and another pair
 # comes when the interpreter ends. So no moment between the end of the drain and that of the process is left out.
 HAUNTED = """
-import atexit, importlib, os, signal, sys
+import atexit, os, runpy, signal, sys
 
-name, flag = sys.argv[1:3]
+flag, *sys.argv = sys.argv[1:]
 set_handler = signal.signal
 
 
@@ -34,17 +34,18 @@ def haunted(number, handler):
 
 signal.signal = haunted
 atexit.register(haunt)
-sys.exit(importlib.import_module(name).main(sys.argv[3:]))
+runpy.run_module(sys.argv[0], run_name="__main__")
 """
 SERVERS = {
     "echo": ("samples.echo", "--port", "0"),
     "echo, two workers": ("samples.echo", "--port", "0", "--workers", "2"),
     "smtpsink": ("samples.smtpsink", "--port", "0"),
     "proxy": ("samples.proxy", "--port", "0", "--to", "127.0.0.1:1"),
-    "files": ("samples.files.command", "--port", "0", "."),
-    "chat": ("samples.chat.command", "--port", "0"),
-    "webchat": ("samples.webchat.command", "--port", "0", "--chat-port", "0"),
+    "files": ("samples.files", "--port", "0", "."),
+    "chat": ("samples.chat", "--port", "0"),
+    "webchat": ("samples.webchat", "--port", "0", "--chat-port", "0"),
     "echo with a monitor": ("samples.echo", "--port", "0", "--monitor", "0"),
+    "the ladder's last step": ("samples.ladder.with_reactor", "--port", "0"),
     "a guest of asyncio": ("samples.embedding.asyncio_host", "--port", "0"),
     "a guest of a reactor": ("samples.embedding.guest", "--port", "0"),
 }
@@ -52,9 +53,7 @@ NEEDS = {"files": ["h11"], "webchat": ["h11", "wsproto"], "echo with a monitor":
 
 
 def haunted(run, flag, *arguments, **more):
-    return run(
-        "", command=[sys.executable, "-W", "error", "-c", HAUNTED, *arguments[:1], str(flag), *arguments[1:]], **more
-    )
+    return run("", command=[sys.executable, "-W", "error", "-c", HAUNTED, str(flag), *arguments], **more)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -89,7 +88,7 @@ def test_a_client_that_has_drained_ends_as_it_drained(run, tmp_path, number):
     read_end, write_end = os.pipe()
     with open(read_end), open(write_end, "wb", buffering=0) as terminal:
         target = f"127.0.0.1:{server.port()}"
-        client = haunted(run, tmp_path / "haunt", "samples.chat.command", "--connect", target, stdin=read_end)
+        client = haunted(run, tmp_path / "haunt", "samples.chat", "--connect", target, stdin=read_end)
         terminal.write(b"hello\n")
         client.read_until(b"hello\n")
         (tmp_path / "haunt").touch()
