@@ -109,7 +109,11 @@ def supervise(
 
 
 class _Signals:
-    """SIGTERM, SIGINT and SIGCHLD as bytes in a pipe."""
+    """SIGTERM, SIGINT and SIGCHLD as bytes in a pipe. Afterwards the first two are ignored, in parent and child alike.
+
+    A process that has done what they asked for is on its way out; one that comes then, to all of a group perhaps, must
+    not make that look like a death.
+    """
 
     def __enter__(self) -> _Signals:
         self._read_end, self._write_end = os.pipe()
@@ -131,7 +135,7 @@ class _Signals:
 
     def __exit__(self, *exc_info: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number in _STOP_SIGNALS else handler)
         signal.set_wakeup_fd(self._descriptor_before)
         os.close(self._read_end)
         os.close(self._write_end)
@@ -369,10 +373,6 @@ def _become_worker(work: Callable[[Link], int], link: Link, signals: _Signals, p
     status = 1
     try:
         signals.__exit__()
-        # What the reactor gives its signals back to: one that comes when a worker has done its work, to all of its
-        # group perhaps, must not make that look like a death.
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
         for end in parents:
             os.close(end)
         status = work(link)

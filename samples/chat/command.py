@@ -21,9 +21,14 @@ EXAMPLES = """\
   python -m samples.chat --redis redis://10.0.0.5 --node a  one of many machines with one chat"""
 
 
+LIMIT = "so many that Redis can be reached, by `ulimit -n`"
+# A member's connection; the two to Redis and the look-ups of its name, the standard streams, the poller, the waker.
+ROOM = common.Room(each=1, reserve=32)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     what = "A chat with rooms, for nc, telnet, socat and its own client."
-    parser = common.parser("chat", what, 7001, EXAMPLES)
+    parser = common.parser("chat", what, 7001, EXAMPLES, max_connections=LIMIT, room=ROOM)
     common.add_connect(parser, "be a client of that server")
     joining.add_arguments(parser)
     args = parser.parse_args(argv)

@@ -32,7 +32,9 @@ _PATH_BYTES = 107
 _PATIENCE = 10.0
 # Of one reply: far above what was asked for, far below what would hurt.
 _REPLY_BYTES = 64 * 1024 * 1024
-_OPTIONS = Options(deadlines=Deadlines(connect=5.0, handshake=5.0, flush=5.0, linger_total=5.0))
+# A connect keeps the default of 30 s, for it begins with a look-up: of three name servers each is asked twice, for 5 s
+# (resolv.conf(5)). With 5 s, one dead name server would keep a node from Redis for good.
+_OPTIONS = Options(deadlines=Deadlines(handshake=5.0, flush=5.0, linger_total=5.0))
 _NOTHING = object()
 
 

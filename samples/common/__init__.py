@@ -6,32 +6,35 @@ asked for), prints `listening on ADDRESS` for each address, tells the service ma
 has drained it. `run_client` is the same for the calling side.
 
 What cannot work is told in one line on stderr, with exit status 2, before anything is served. Exit status 0 means that
-every connection ended in order; 1 that something was lost, with the reason on stderr. Read it in this order:
+the drain lost nothing; 1 that something was lost, with the reason on stderr. Read it in this order:
 
 1. `words.py`         what may stand behind an option: a port, seconds, HOST:PORT; and a failure in words.
 2. `arguments.py`     the options that every sample takes, and what they mean to a reactor.
 3. `certificates.py`  the files of a server's and of a client's TLS.
 4. `places.py`        where to listen: a host and a port, a Unix socket, what a service manager has opened.
-5. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
-6. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
-7. `descriptors.py`   for servers that need two descriptors for each connection: how many they can let in.
+5. `signals.py`       what SIGTERM and SIGINT are to a program that has ended because of them: nothing.
+6. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
+7. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
+8. `descriptors.py`   how many connections a server can let in, so that descriptors are left for its work.
 """
 
-from samples.common.arguments import Parser, add_connect, needing, parser
+from samples.common.arguments import EXIT_STATUS, Parser, add_connect, needing, parser, patient
 from samples.common.certificates import trusting
 from samples.common.client import Client, run_client
-from samples.common.descriptors import pairs
+from samples.common.descriptors import Room
 from samples.common.server import run_server
 from samples.common.words import count, port, reason, seconds, seconds_within, target
 
 __all__ = [
+    "EXIT_STATUS",
     "Client",
     "Parser",
+    "Room",
     "add_connect",
     "count",
     "needing",
-    "pairs",
     "parser",
+    "patient",
     "port",
     "reason",
     "run_client",

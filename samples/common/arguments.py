@@ -12,19 +12,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
+import attrs
+
 from reactor import Deadlines, Limits, Options, Reactor
 from reactor.trace import text
 from samples.common import words
+from samples.common.descriptors import Room
 
 _NOTES = """\
 signals:
   SIGTERM and SIGINT (Ctrl-C) drain: nobody new is let in, every connection is ended in order, and what has not ended
-  by --drain-timeout is reset. A second one ends at once.
+  by --drain-timeout is reset. A second one ends at once. One that comes when all have ended changes nothing.
 
+"""
+EXIT_STATUS = """\
 exit status:
-  0  every connection ended in order
+  0  a signal asked it to end, and nothing was lost then: each connection that was open, or was still let in, ended in
+     order, and the peer's TCP confirmed all that was written to it; what failed before the signal is not counted
   1  something was lost; stderr says what
   2  the arguments cannot be used; stderr says why"""
+_WORKERS_STATUS = """
+  with --workers N, it is the highest of all workers', also of those that were replaced"""
+_CLIENTS_STATUS = """
+  with --connect, 0 means that the connection ended in order, and that everything that came was shown"""
 
 HOST = "127.0.0.1"
 # Far below the 90 s after which systemd kills; as long as `Deadlines.flush` lets a peer take nothing.
@@ -35,6 +45,8 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose complaint is one line."""
 
     tls_group: argparse._ArgumentGroup
+    # What the server needs descriptors for, besides its callers' connections; None: for nothing.
+    room: Room | None = None
 
     def error(self, message: str) -> NoReturn:
         self.refuse(f"{message} (--help tells more)")
@@ -61,19 +73,22 @@ def parser(
     workers: bool = False,
     idle_timeout: float | None = None,
     max_connections: str = "no limit",
+    room: Room | None = None,
 ) -> Parser:
     """The arguments that every sample takes; add your own to what this returns.
 
     With `workers` also the one for several processes: only for a server whose connections need not know of each other.
-    `idle_timeout` is the default of the option of that name, `max_connections` says what that of the other is.
+    `idle_timeout` is the default of the option of that name, `max_connections` says what that of the other is. With
+    `room`, no more connections are let in, at all places together, than leave descriptors for the server's own work.
     """
     made = Parser(
         prog=f"python -m samples.{name}",
         description=description,
-        epilog=f"examples:\n{examples}\n\n{_NOTES}",
+        epilog=f"examples:\n{examples}\n\n{_NOTES}{EXIT_STATUS}{_WORKERS_STATUS if workers else ''}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    made.room = room
     # What not every sample has an option for.
     made.set_defaults(default_port=port, workers=None, connect=None, tls=False, tls_ca=None)
     _add_place(made, port, workers)
@@ -134,6 +149,7 @@ def _add_looking(made: Parser) -> None:
 
 def add_connect(made: Parser, what: str) -> None:
     """Gives a sample its client: `--connect`."""
+    made.epilog = f"{made.epilog}{_CLIENTS_STATUS}"
     made.add_argument("--connect", type=words.target, metavar="HOST:PORT", help=f"{what}; unix:PATH for a Unix socket")
     made.tls_group.add_argument("--tls", action="store_true", help="connect with TLS; HOST must be in the certificate")
     made.tls_group.add_argument("--tls-ca", metavar="FILE", help="trust these authorities, not the machine's")
@@ -153,7 +169,24 @@ def needing(extra: str, name: str) -> Iterator[None]:
 
 def options_of(args: argparse.Namespace) -> Options:
     """What the arguments mean to `listen` and `connect`."""
-    return Options(deadlines=Deadlines(idle=args.idle_timeout), limits=Limits(connections=args.max_connections))
+    return Options(deadlines=patient(Deadlines(), args.idle_timeout), limits=Limits(connections=args.max_connections))
+
+
+def patient(deadlines: Deadlines, idle: float | None) -> Deadlines:
+    """With that idle deadline, and no other that ends a silent peer before it.
+
+    `Deadlines.idle` counts only until we have closed; then `flush` and the two of `linger` do. So a reader that rests
+    in the middle of the last answer has as much time as any other. None: those keep their own bounds.
+    """
+    if idle is None:
+        return deadlines
+    return attrs.evolve(
+        deadlines,
+        idle=idle,
+        flush=max(idle, deadlines.flush),
+        linger_silence=max(idle, deadlines.linger_silence),
+        linger_total=max(idle, deadlines.linger_total),
+    )
 
 
 def reactor_of(made: Parser, args: argparse.Namespace) -> Reactor:

@@ -13,7 +13,6 @@ import argparse
 import errno
 import logging
 import os
-import signal
 import ssl
 import sys
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from collections.abc import Callable
 from reactor import Connection, Handle, Protocol, Reactor
 from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import trusting
+from samples.common.signals import STOP_SIGNALS, LastSignals
 from samples.common.words import reason
 
 logger = logging.getLogger("samples")
@@ -45,14 +45,14 @@ _SERVERS_OPTIONS = (
 
 
 def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor], Client]) -> int:
-    """Connects, runs until that connection has ended, and returns the exit status."""
+    """Connects, runs until that connection has ended, and returns the exit status. Signals as in `run_server`."""
     for option in _SERVERS_OPTIONS:
         value = getattr(args, option.removeprefix("--").replace("-", "_"))
         if value is not None and value is not False:
             made.error(f"--connect cannot be combined with {option}")
     logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(message)s")
     context = _client_context(made, args)
-    with reactor_of(made, args) as reactor:
+    with LastSignals() as signals, reactor_of(made, args) as reactor:
         client = make(reactor)
         connector = reactor.connect(lambda: client, **args.connect, tls=context, options=options_of(args))
 
@@ -63,8 +63,11 @@ def run_client(made: Parser, args: argparse.Namespace, make: Callable[[Reactor],
             logger.info("a signal asks to end: within %s s", limit)
             reactor.drain(limit)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            reactor.add_signal_handler(number, end)
+        def take() -> None:
+            for number in STOP_SIGNALS:
+                reactor.add_signal_handler(number, end)
+
+        signals.hand_over(take)
         reactor.run()
         why = [] if client.failure is None else [reason(client.failure)]
         if client.unshown:

@@ -12,20 +12,24 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
 from reactor import Listener, Reactor
 from reactor.addresses import address_text
 from reactor.system import Socket, System
 from samples.common.arguments import Parser, options_of, reactor_of
 from samples.common.certificates import server_context
 from samples.common.places import Place, close_all, opened, places_of
+from samples.common.signals import LastSignals
 from samples.common.words import reason
+from samples.monitor import MOST_CONNECTIONS, attach
 from samples.workers import Link, supervise
 
 logger = logging.getLogger("samples")
 
 
 def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., Listener]) -> int:
-    """Serves until a signal has drained it; returns the exit status."""
+    """Serves until a signal has drained it; returns the exit status. From then on SIGTERM and SIGINT are ignored."""
     if args.tls or args.tls_ca is not None:
         made.error("--tls and --tls-ca need --connect; a server takes --tls-cert")
     if args.teach and args.monitor is None:
@@ -40,10 +44,11 @@ def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., List
         how["tls"] = server_context(made, args)
     if (args.workers or 1) > 1:
         return _run_workers(made, args, serve, how)
-    with reactor_of(made, args) as reactor:
+    with LastSignals() as signals, reactor_of(made, args) as reactor:
         monitor = _attach_monitor(made, args, reactor)
-        reactor.drain_on_signals(args.drain_timeout)
-        addresses = _listen(made, reactor, serve, places_of(made, args), how)
+        signals.hand_over(lambda: reactor.drain_on_signals(args.drain_timeout))
+        others = 0 if monitor is None else MOST_CONNECTIONS
+        addresses = _listen(made, reactor, serve, places_of(made, args), how, others)
         _tell_serving(made, addresses)
         if monitor is not None:
             made.say(f"monitor on http://{address_text(monitor.addresses[0])}/")
@@ -57,8 +62,6 @@ def run_server(made: Parser, args: argparse.Namespace, serve: Callable[..., List
 def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) -> Listener | None:
     if args.monitor is None:
         return None
-    from samples.monitor import attach  # which imports what it needs when it is called
-
     try:
         return attach(reactor, args.monitor, teach=args.teach)
     except ModuleNotFoundError as exc:
@@ -68,13 +71,23 @@ def _attach_monitor(made: Parser, args: argparse.Namespace, reactor: Reactor) ->
 
 
 def _listen(
-    made: Parser, reactor: Reactor, serve: Callable[..., Listener], places: list[Place], how: dict[str, Any]
+    made: Parser,
+    reactor: Reactor,
+    serve: Callable[..., Listener],
+    places: list[Place],
+    how: dict[str, Any],
+    others: int = 0,
 ) -> list[str]:
-    """Listens at each; the addresses, as people write them."""
+    """Listens at each; the addresses, as people write them. `others` may be let in elsewhere in this process."""
     addresses: list[str] = []
+    options = how["options"]
+    if made.room is not None:
+        most = made.room.beside(others).limit(options.limits.connections, len(places))
+        options = attrs.evolve(options, limits=attrs.evolve(options.limits, connections=most))
     for place in places:
         try:
-            addresses += map(address_text, serve(reactor, *place.where, **place.how, **how).addresses)
+            listener = serve(reactor, *place.where, **place.how, **{**how, "options": options})
+            addresses += map(address_text, listener.addresses)
         except (OSError, ValueError) as exc:
             close_all(other.how["sock"] for other in places if "sock" in other.how)
             made.refuse(place.name + reason(exc))
@@ -87,10 +100,11 @@ def _tell_serving(made: Parser, addresses: list[str]) -> None:
 
 
 def _run(reactor: Reactor) -> int:
+    """The exit status, as `EXIT_STATUS` has it."""
     reactor.run()
-    if reactor.drained is None or reactor.drained.clean:
+    if reactor.drained is not None and reactor.drained.clean:
         return 0
-    print(reactor.drained, file=sys.stderr)
+    print(reactor.drained or "it ended unasked: there is no socket left to listen on", file=sys.stderr)
     return 1
 
 

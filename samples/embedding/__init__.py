@@ -11,6 +11,8 @@ connection ended in order, else 1. None of them (but a game) wakes up while ther
 
 from __future__ import annotations
 
+import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,7 +27,12 @@ DRAIN_TIMEOUT = 30.0
 
 def port_of(name: str, argv: Sequence[str] | None) -> int:
     """The port that the command line asks for."""
-    parser = common.Parser(prog=f"python -m samples.embedding.{name}", description="Echo, as a guest.")
+    parser = common.Parser(
+        prog=f"python -m samples.embedding.{name}",
+        description="Echo, as a guest.",
+        epilog=common.EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=common.port, default=7000, metavar="N", help="7000; 0 picks a free one")
     port: int = parser.parse_args(argv).port
     return port
@@ -45,7 +52,8 @@ def say_where(listener: Listener) -> None:
 
 
 def status_of(reactor: Reactor) -> int:
-    """The exit status after a drain."""
+    """The exit status after a drain. On the way out with it, a signal that asks to end changes nothing any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
     if reactor.drained is not None and reactor.drained.clean:
         return 0
     print(reactor.drained, file=sys.stderr)

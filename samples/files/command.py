@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from samples import common
-from samples.files.site import IDLE_TIMEOUT, Site, serve
+from samples.files.site import IDLE_TIMEOUT, ROOM, Site, serve
 from samples.files.tree import Tree
 
 EXAMPLES = """\
@@ -18,12 +18,19 @@ EXAMPLES = """\
 DESCRIPTION = """\
 Serve the files under a directory over HTTP/1.1, to be read. Hidden files and links that lead out of it are not served.
 --log-level info writes a line for each answer."""
-ROOM = "so many that each can have a file open, by `ulimit -n`"
+LIMIT = "so many that each can have a file open, by `ulimit -n`"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(
-        "files", DESCRIPTION, 8000, EXAMPLES, workers=True, idle_timeout=IDLE_TIMEOUT, max_connections=ROOM
+        "files",
+        DESCRIPTION,
+        8000,
+        EXAMPLES,
+        workers=True,
+        idle_timeout=IDLE_TIMEOUT,
+        max_connections=LIMIT,
+        room=ROOM,
     )
     parser.add_argument("directory", metavar="DIR", help="what is served")
     parser.add_argument("--no-listing", action="store_true", help="a directory without an index.html is 403")

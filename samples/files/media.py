@@ -12,23 +12,84 @@ from pathlib import PurePath
 
 _UNKNOWN = "application/octet-stream"
 
-# What the oldest supported Python does not know, or by an older name.
+# What the oldest supported Python does not know, or by an older name, or what a later one calls differently. The names
+# are IANA's where it has one for the format.
 _MENDED = {
-    ".avif": "image/avif",
-    ".js": "text/javascript",
-    ".log": "text/plain",
-    ".md": "text/markdown",
-    ".mjs": "text/javascript",
-    ".opus": "audio/ogg",
-    ".otf": "font/otf",
-    ".toml": "application/toml",
-    ".ttf": "font/ttf",
-    ".wasm": "application/wasm",
-    ".webp": "image/webp",
-    ".woff": "font/woff",
-    ".woff2": "font/woff2",
-    ".yaml": "application/yaml",
-    ".yml": "application/yaml",
+    # Text that a browser shows, and what programs read
+    "application/toml": "toml",
+    "application/yaml": "yaml yml",
+    "text/calendar": "ics",
+    "text/javascript": "cjs js mjs",
+    "text/markdown": "markdown md",
+    "text/plain": "cfg conf cpp go hpp ini java log rs sql text",
+    "text/vcard": "vcf",
+    "text/vtt": "vtt",
+    "text/x-diff": "diff patch",
+    "text/x-rst": "rst",
+    "application/atom+xml": "atom",
+    "application/geo+json": "geojson",
+    "application/json": "json map",
+    "application/jsonl": "jsonl",
+    "application/ld+json": "jsonld",
+    "application/manifest+json": "webmanifest",
+    "application/rss+xml": "rss",
+    "application/wasm": "wasm",
+    "application/x-ndjson": "ndjson",
+    "application/xhtml+xml": "xht xhtml",
+    "application/xslt+xml": "xslt",
+    # Sound and pictures
+    "application/dash+xml": "mpd",
+    "application/ogg": "ogx",
+    "application/vnd.apple.mpegurl": "m3u8",
+    "audio/aac": "aac",
+    "audio/flac": "flac",
+    "audio/matroska": "mka",
+    "audio/midi": "mid midi",
+    "audio/mp4": "m4a m4b",
+    "audio/ogg": "oga ogg opus spx",
+    "audio/wav": "wav",
+    "audio/webm": "weba",
+    "image/apng": "apng",
+    "image/avif": "avif",
+    "image/heic": "heic",
+    "image/heif": "heif",
+    "image/jpeg": "jfif",
+    "image/jxl": "jxl",
+    "image/vnd.adobe.photoshop": "psd",
+    "image/webp": "webp",
+    "model/gltf+json": "gltf",
+    "model/gltf-binary": "glb",
+    "model/stl": "stl",
+    "video/3gpp": "3gp",
+    "video/3gpp2": "3g2",
+    "video/matroska": "mkv",
+    "video/mp2t": "ts",
+    "video/mp4": "m4v",
+    "video/ogg": "ogv",
+    # Fonts
+    "application/vnd.ms-fontobject": "eot",
+    "font/collection": "ttc",
+    "font/otf": "otf",
+    "font/ttf": "ttf",
+    "font/woff": "woff",
+    "font/woff2": "woff2",
+    # Documents and archives
+    "application/epub+zip": "epub",
+    "application/java-archive": "jar",
+    "application/rtf": "rtf",
+    "application/vnd.android.package-archive": "apk",
+    "application/vnd.debian.binary-package": "deb",
+    "application/vnd.oasis.opendocument.presentation": "odp",
+    "application/vnd.oasis.opendocument.spreadsheet": "ods",
+    "application/vnd.oasis.opendocument.text": "odt",
+    "application/vnd.openxmlformats-officedocument.presentationml.presentation": "pptx",
+    "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": "xlsx",
+    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": "docx",
+    "application/vnd.rar": "rar",
+    "application/x-7z-compressed": "7z",
+    "application/x-bittorrent": "torrent",
+    "application/x-rpm": "rpm",
+    "application/zstd": "zst",
 }
 _COMPRESSED = {
     "br": "application/x-brotli",
@@ -39,8 +100,9 @@ _COMPRESSED = {
 }
 
 _TABLE = mimetypes.MimeTypes()
-for _suffix, _type in _MENDED.items():
-    _TABLE.add_type(_type, _suffix)
+for _type, _suffixes in _MENDED.items():
+    for _suffix in _suffixes.split():
+        _TABLE.add_type(_type, f".{_suffix}")
 
 
 def content_type(name: str) -> str:

@@ -20,7 +20,7 @@ import attrs
 
 from reactor import Connection, Listener, Options, Reactor, Watermarks
 from samples import web
-from samples.common import pairs
+from samples.common import Room, patient
 from samples.files import conditions, listing, ranges
 from samples.files.conditions import Validators
 from samples.files.media import content_type
@@ -34,8 +34,8 @@ IDLE_TIMEOUT = Settings().idle_seconds
 LISTED = 2000
 # So little leaves together with the head: for small files a seventh more requests in a second than by sendfile(2).
 _AT_ONCE_BYTES = 16 * 1024
-# A way through the deepest tree, what a process begins with, and a few to spare.
-_OTHER_DESCRIPTORS = 96
+# A connection and its file; a way through the deepest tree, what a process begins with, and a few to spare.
+ROOM = Room(each=2, reserve=96)
 
 _METHODS = ("GET", "HEAD")
 # No browser is to guess a type that the file was not meant to have.
@@ -75,10 +75,9 @@ class Site:
         self._clock = clock
 
     def __call__(self, request: Request) -> Response:
-        if request.method not in web.KNOWN_METHODS:
-            return say(501, "that method is not known")
-        if request.method not in _METHODS:
-            return say(405, "files can only be read here", ("Allow", ", ".join(_METHODS)))
+        refused = _method_refused(request)
+        if refused is not None:
+            return refused
         try:
             return self._look(path_of(request.path), request)
         except Refused as exc:
@@ -119,23 +118,43 @@ class Site:
 def serve(reactor: Reactor, *where: Any, site: Site, options: Options | None = None, **how: Any) -> Listener:
     """Takes what `Reactor.listen` takes, but for the factory."""
     given = Options() if options is None else options
-    idle = given.deadlines.idle
+    idle = IDLE_TIMEOUT if given.deadlines.idle is None else given.deadlines.idle
     return web.serve(
         reactor,
         site,
         *where,
-        settings=Settings(idle_seconds=IDLE_TIMEOUT if idle is None else idle),
+        settings=Settings(idle_seconds=idle, early=_refused_before_content),
         options=attrs.evolve(
             given,
             # The next request waits until everything before it has left: so a connection holds one file open, which its
             # limit counts upon.
             watermarks=Watermarks(high=0),
-            # It is HTTP's, which knows a slow reader from an idle one. Every other wait has a deadline of its own.
-            deadlines=attrs.evolve(given.deadlines, idle=None),
-            limits=attrs.evolve(given.limits, connections=pairs(given.limits.connections, _OTHER_DESCRIPTORS)),
+            # HTTP has the idle deadline while another request may come, for it knows a slow reader from an idle one.
+            # The last answer of a connection has the same time.
+            deadlines=attrs.evolve(patient(given.deadlines, idle), idle=None),
+            limits=attrs.evolve(given.limits, connections=ROOM.limit(given.limits.connections)),
         ),
         **how,
     )
+
+
+def _refused_before_content(request: Request) -> Response | None:
+    """For `Settings.early`: no content is waited for, nor too much of it told, where the method is refused.
+
+    Little content that comes without being asked for is read first: so the connection goes on behind the refusal.
+    """
+    length = web.announced(request)
+    if "expect" not in request.fields and length is not None and length <= Settings().body_bytes:
+        return None
+    return _method_refused(request)
+
+
+def _method_refused(request: Request) -> Response | None:
+    if request.method not in web.KNOWN_METHODS:
+        return say(501, "that method is not known")
+    if request.method not in _METHODS:
+        return say(405, "files can only be read here", ("Allow", ", ".join(_METHODS)))
+    return None
 
 
 def _redirect(path: Path, query: str) -> Response:

@@ -6,7 +6,8 @@ a name may not be is refused before anything is looked up.
 
 1. Names that begin with a dot do not exist here, but for `.well-known` (RFC 8615).
 2. A symbolic link is followed step by step like everything else, and refused where it would leave the tree. It may
-   lead to a hidden name: who made the link meant that.
+   lead to a hidden name: who made the link meant that. An absolute target is followed from "/", through whatever links
+   lie on the way, until it arrives at the tree's own root directory; a target that never arrives is outside.
 3. Only regular files and directories are opened. Anything else is told from its kind alone, for to open a FIFO, a
    device or a socket would have effects; should one take a file's place at the last moment, O_NONBLOCK keeps the open
    from waiting.
@@ -155,7 +156,7 @@ class Tree:
     def _walk(self, names: Sequence[str]) -> int:
         way = [os.dup(self._root)]  # one descriptor for each directory from the root to where we are
         waiting = list(reversed(names))
-        links = 0
+        links = _Links()
         try:
             while waiting:
                 name = waiting.pop()
@@ -166,10 +167,7 @@ class Tree:
                     continue
                 kind = os.stat(name, dir_fd=way[-1], follow_symlinks=False).st_mode
                 if stat.S_ISLNK(kind):
-                    links += 1
-                    if links > _LINKS:
-                        raise _os_error(errno.ELOOP)
-                    waiting += reversed(self._follow(os.readlink(name, dir_fd=way[-1]), way))
+                    waiting += reversed(self._follow(links.read(name, way[-1]), way, links))
                 elif stat.S_ISDIR(kind):
                     if len(way) > _DEPTH:
                         raise _os_error(errno.ENAMETOOLONG)
@@ -185,15 +183,50 @@ class Tree:
             for fd in way:
                 os.close(fd)
 
-    def _follow(self, target: str, way: list[int]) -> list[str]:
+    def _follow(self, target: str, way: list[int], links: _Links) -> list[str]:
         """The names that a link's target stands for, from the directory in which `way` then ends."""
-        if target.startswith("/"):
-            if not os.path.join(target, "").startswith(self._prefix):
-                raise _outside()
-            target = target[len(self._prefix) :]
-            while len(way) > 1:
-                os.close(way.pop())
-        return [name for name in target.split("/") if name not in ("", ".")]
+        if not target.startswith("/"):
+            return _names(target)
+        if os.path.join(target, "").startswith(self._prefix):
+            behind = _names(target[len(self._prefix) :])
+        else:
+            behind = self._behind_root(target, links)
+        while len(way) > 1:
+            os.close(way.pop())
+        return behind
+
+    def _behind_root(self, target: str, links: _Links) -> list[str]:
+        """The names of an absolute target behind the root. Refused with 403 when its way does not come to the root.
+
+        Only the target's own names are looked up here, never a name of the request. Whatever fails on the way is told
+        as "outside", so that nobody learns what is there.
+        """
+        waiting = list(reversed(_names(target)))
+        here = os.open("/", _PASS)
+        try:
+            while not self._is_root(here):
+                if not waiting:
+                    raise _outside()
+                name = waiting.pop()
+                if stat.S_ISLNK(os.stat(name, dir_fd=here, follow_symlinks=False).st_mode):
+                    target = links.read(name, here)
+                    waiting += reversed(_names(target))
+                    if not target.startswith("/"):
+                        continue
+                    name = "/"
+                there = os.open(name, _PASS, dir_fd=here)
+                os.close(here)
+                here = there
+        except OSError as exc:
+            if _STATUS.get(exc.errno or 0) == _NOT_NOW:
+                raise
+            raise _outside() from exc
+        finally:
+            os.close(here)
+        return waiting[::-1]
+
+    def _is_root(self, fd: int) -> bool:
+        return os.path.samestat(os.fstat(fd), os.fstat(self._root))
 
     def entries(self, names: Sequence[str], most: int) -> tuple[list[Entry], bool]:
         """What would be served of that directory, directories first, by name; and whether it is all there is to see.
@@ -227,6 +260,24 @@ class Tree:
         if not is_directory and not stat.S_ISREG(status.st_mode):
             return None
         return Entry(one.name, is_directory, status.st_size, status.st_mtime)
+
+
+class _Links:
+    """The symbolic links on one way: their targets, and an end of them."""
+
+    def __init__(self) -> None:
+        self._left = _LINKS
+
+    def read(self, name: str, directory: int) -> str:
+        """The target of one more link; ELOOP when there were too many."""
+        if not self._left:
+            raise _os_error(errno.ELOOP)
+        self._left -= 1
+        return os.readlink(name, dir_fd=directory)
+
+
+def _names(target: str) -> list[str]:
+    return [name for name in target.split("/") if name not in ("", ".")]
 
 
 def _outside() -> Refused:

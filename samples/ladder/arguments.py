@@ -8,10 +8,20 @@ import socket
 import sys
 from typing import NoReturn
 
+_EXIT_STATUS = """\
+exit status:
+  0  SIGTERM or Ctrl-C has drained it, whatever was lost then; only `with_reactor` drains, the others are killed
+  2  the arguments cannot be used; stderr says why"""
+
 
 def arguments(step: str) -> argparse.Namespace:
     """The command line: `port` and `limit`."""
-    parser = argparse.ArgumentParser(prog=f"python -m samples.ladder.{step}", description="Send back what comes.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m samples.ladder.{step}",
+        description="Send back what comes.",
+        epilog=_EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=_port, default=7000, help="TCP port on 127.0.0.1 (7000); 0 picks a free one")
     parser.add_argument("--limit", type=_count, default=2**40, metavar="N", help="bytes for each caller (a terabyte)")
     return parser.parse_args()
@@ -49,3 +59,8 @@ def refuse(port: int, exc: OSError) -> NoReturn:
 def say(address: tuple[str, int]) -> None:
     """Whoever started the server may be waiting for this line."""
     print(f"listening on {address[0]}:{address[1]}", flush=True)
+
+
+def leave() -> None:
+    """The server has drained: on its way out, another SIGTERM or Ctrl-C changes nothing any more."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))

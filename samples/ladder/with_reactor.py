@@ -7,7 +7,7 @@ destroy the echo. SIGTERM ends everybody in order. Every wait after an end has a
 from __future__ import annotations
 
 from reactor import Protocol, Reactor
-from samples.ladder.arguments import arguments, refuse, say
+from samples.ladder.arguments import arguments, leave, refuse, say
 
 
 class Echo(Protocol):
@@ -35,6 +35,7 @@ if __name__ == "__main__":
             listener = reactor.listen(lambda: Echo(args.limit), "127.0.0.1", args.port)
         except OSError as exc:
             refuse(args.port, exc)
-        say(listener.addresses[0])
         reactor.drain_on_signals(deadline=30)
+        say(listener.addresses[0])
         reactor.run()
+        leave()

@@ -12,6 +12,9 @@ Read it in this order:
 
 from reactor import Listener, Reactor
 
+# Pages and passing requests together. A browser opens six connections to one place at most.
+MOST_CONNECTIONS = 64
+
 
 def attach(reactor: Reactor, port: int, *, teach: bool = False) -> Listener:
     """See `server.attach`. What it needs is imported only here, so that `ps` in a terminal needs none of it."""

@@ -25,7 +25,7 @@ examples:
   curl http://127.0.0.1:8090/metrics              for Prometheus
 
 exit status:
-  0  the table was shown
+  0  the table was shown; with --watch, until Ctrl-C, or until its reader had gone
   1  nobody answers there, or it is no monitor; stderr says what
   2  the arguments cannot be used; stderr says why"""
 

@@ -18,7 +18,7 @@ from importlib import resources
 from typing import Any
 
 from reactor import Connection, Limits, Listener, Options, Reactor, Watermarks
-from samples.monitor import metrics
+from samples.monitor import MOST_CONNECTIONS, metrics
 from samples.monitor.monitor import Monitor
 from samples.monitor.teach import Refused
 from samples.web import Answer, Http, Request, Response, Routes, Settings, Stream, page_response, say
@@ -26,8 +26,6 @@ from samples.web import Answer, Http, Request, Response, Routes, Settings, Strea
 _HOST = "127.0.0.1"
 # Names under which a browser on this machine, or at the near end of a tunnel, knows it. The port may be a tunnel's.
 _OUR_NAMES = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?", re.IGNORECASE)
-# Pages and passing requests together. A browser opens six connections to one place at most.
-_MOST_CONNECTIONS = 64
 _MOST_PAGES = 16
 # Everything about every lane is some 300 KiB; only a page that does not read for longer than that is behind.
 _PAGE_QUEUE_BYTES = 1024 * 1024
@@ -51,7 +49,7 @@ def attach(reactor: Reactor, port: int, *, teach: bool = False) -> Listener:
     drain, and when nothing else is left that could wake the reactor.
     """
     options = Options(
-        limits=Limits(connections=_MOST_CONNECTIONS, read_bytes=_ORDER_BYTES),
+        limits=Limits(connections=MOST_CONNECTIONS, read_bytes=_ORDER_BYTES),
         watermarks=Watermarks(high=_PAGE_QUEUE_BYTES),
     )
     # The factory is called in a later turn, when there is a monitor.

@@ -12,14 +12,14 @@ from typing import Any
 from reactor import Listener, Reactor
 from samples import common
 from samples.proxy.health import Health
-from samples.proxy.server import CONNECT_TIMEOUT, HEADER_TIMEOUT, Route, serve
+from samples.proxy.server import CONNECT_TIMEOUT, HEADER_TIMEOUT, ROOM, Route, serve
 
 DESCRIPTION = """\
 Forward a TCP port, ends and all: a FIN is passed on as a FIN, behind all that came before it, and a reset as a reset;
 nobody is read from faster than the other side takes it. Who cannot be served is reset, never left with an empty answer.
 After --idle-timeout without a byte both sides are reset. While it drains, conversations go on until they end.
 SIGUSR1 asks for a line on stderr: relays, bytes, failures, descriptors."""
-ROOM = "so many that each can have an upstream, by `ulimit -n`"
+LIMIT = "so many that each can have an upstream, by `ulimit -n`"
 EXAMPLES = """\
   python -m samples.proxy --port 8080 --to 127.0.0.1:80
   python -m samples.proxy --port 5432 --to unix:/run/postgresql/.s.PGSQL.5432
@@ -32,7 +32,7 @@ _VERSIONS = {"v1": 1, "v2": 2}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("proxy", DESCRIPTION, 7005, EXAMPLES, workers=True, max_connections=ROOM)
+    parser = common.parser("proxy", DESCRIPTION, 7005, EXAMPLES, workers=True, max_connections=LIMIT, room=ROOM)
     _add_arguments(parser)
     args = parser.parse_args(argv)
     route, health = _route(parser, args), Health()

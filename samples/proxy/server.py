@@ -45,7 +45,7 @@ from reactor.connector import Connector
 from reactor.errors import EXHAUSTED
 from reactor.relaying import Relay, relay
 from reactor.tls import codecs
-from samples.common import pairs, reason
+from samples.common import Room, patient, reason
 from samples.proxy.header import Address, Header, Malformed, build, parse
 from samples.proxy.health import Health
 
@@ -55,8 +55,8 @@ logger = logging.getLogger("samples.proxy")
 CONNECT_TIMEOUT = 10.0
 # The specification's "a few seconds (at least 3 seconds to cover a TCP retransmit)".
 HEADER_TIMEOUT = 5.0
-# For the standard streams, the poller, the waker, listeners, a resolver's sockets: what is not a caller or an upstream.
-_RESERVE = 32
+# A caller and its upstream; the standard streams, the poller, the waker, listeners, a resolver's sockets.
+ROOM = Room(each=2, reserve=32)
 # Between two looks for a descriptor, doubling.
 _BACK_OFF, _BACK_OFF_MOST = 0.010, 1.0
 # Looks at a silent relay within its idle deadline, which so passes at most a quarter late.
@@ -112,10 +112,11 @@ def serve(
 
 
 def _for_callers(options: Options) -> Options:
+    deadlines = options.deadlines
     return attrs.evolve(
         options,
-        limits=attrs.evolve(options.limits, connections=pairs(options.limits.connections, _RESERVE)),
-        deadlines=attrs.evolve(options.deadlines, idle=None),
+        limits=attrs.evolve(options.limits, connections=ROOM.limit(options.limits.connections)),
+        deadlines=attrs.evolve(patient(deadlines, deadlines.idle), idle=None),
         # Half of a conversation may rest for hours; that its peer has vanished is found all the same.
         sockets=attrs.evolve(options.sockets, keepalive=options.sockets.keepalive or Keepalive()),
     )

@@ -10,11 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from samples import common
-from samples.smtpsink.server import IDLE_TIMEOUT, SIZE_LIMIT, serve
+from samples.smtpsink.server import IDLE_TIMEOUT, ROOM, SIZE_LIMIT, serve
 from samples.smtpsink.session import LINE_BYTES
 from samples.smtpsink.sink import Sink
 
 DESCRIPTION = "Take all mail, show it, and send it to nobody."
+LIMIT = "so many that a message can still be kept, by `ulimit -n`"
 EXAMPLES = """\
   python -m samples.smtpsink                                 the server; then, in a program that sends mail:
   smtplib.SMTP("127.0.0.1", 8025).send_message(message)      and the message is printed, and sent to nobody
@@ -29,7 +30,9 @@ _GRACE = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = common.parser("smtpsink", DESCRIPTION, 8025, EXAMPLES, idle_timeout=IDLE_TIMEOUT)
+    parser = common.parser(
+        "smtpsink", DESCRIPTION, 8025, EXAMPLES, idle_timeout=IDLE_TIMEOUT, max_connections=LIMIT, room=ROOM
+    )
     parser.tls_group.add_argument(
         "--tls-at-once", action="store_true", help="from the first byte, as on port 465, instead of after STARTTLS"
     )
@@ -71,8 +74,9 @@ def _directory(word: str) -> Path:
     path = Path(word)
     if not path.is_dir():
         raise argparse.ArgumentTypeError(f"{word!r} is no directory")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f"{word!r} cannot be written to")
+    # It is read, too: to bring the name of a file in it to the disk.
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"{word!r} cannot be read and written to")
     return path
 
 

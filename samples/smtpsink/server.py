@@ -14,6 +14,9 @@ client has sent its FIN meanwhile.
 taken for the client's own under TLS (CVE-2011-0411). So what came with it is never obeyed: 421 ends the connection, and
 a line of the log says why. What comes later in the clear fails the handshake.
 
+*Descriptors.* No more clients are let in than leave descriptors for the messages of those who are: the others wait in
+the kernel's queue.
+
 *The end.* A drain says 421 to whoever is between two commands; a message that is under way is still taken, and then
 answered with both. A client that leaves in the middle of a message leaves nothing behind.
 """
@@ -32,9 +35,9 @@ import attrs
 from reactor import Connection, Listener, Options, Reactor
 from reactor.framing import Delimited, FramedProtocol, FrameTooLong, FramingError, Reader, SkipTo
 from reactor.tls import codecs
-from samples.common import reason
+from samples.common import Room, patient, reason
 from samples.smtpsink.session import COMMAND_BYTES, LINE_BYTES, Message, Reply, Session, reply
-from samples.smtpsink.sink import Sink
+from samples.smtpsink.sink import DESCRIPTORS, Sink
 
 logger = logging.getLogger("samples.smtpsink")
 
@@ -42,6 +45,8 @@ logger = logging.getLogger("samples.smtpsink")
 SIZE_LIMIT = 32 * 1024 * 1024
 # RFC 5321, 4.5.3.2.7: a server waits for at least five minutes.
 IDLE_TIMEOUT = 300.0
+# Messages on their way to files; the standard streams, the poller, the waker, listeners, and modules imported late.
+ROOM = Room(each=1, reserve=DESCRIPTORS + 16)
 _COMMANDS = Delimited(b"\n", COMMAND_BYTES - 1)
 
 
@@ -218,8 +223,12 @@ def serve(
     """Takes what `Reactor.listen` takes, but for the factory. `tls` is for STARTTLS, unless it is to be at once."""
     there = Sink() if sink is None else sink
     options = Options() if options is None else options
-    if options.deadlines.idle is None:
-        options = attrs.evolve(options, deadlines=attrs.evolve(options.deadlines, idle=IDLE_TIMEOUT))
+    idle = IDLE_TIMEOUT if options.deadlines.idle is None else options.deadlines.idle
+    options = attrs.evolve(
+        options,
+        deadlines=patient(options.deadlines, idle),
+        limits=attrs.evolve(options.limits, connections=ROOM.limit(options.limits.connections)),
+    )
     if tls is not None and not tls_at_once:
         codecs(tls, server_side=True)  # what cannot be used is refused now, and not to each client
     at_once, later = (tls, None) if tls_at_once else (None, tls)

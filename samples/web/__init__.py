@@ -11,7 +11,7 @@ an `Upgrade`, which hands the connection over to another protocol. Read it in th
 """
 
 from samples.web.connection import Http, serve
-from samples.web.heads import Settings
+from samples.web.heads import Settings, announced
 from samples.web.messages import Answer, Fields, Piece, Request, Response, Site, Stream, Upgrade, say
 from samples.web.page import page_response
 from samples.web.routes import KNOWN_METHODS, Routes
@@ -29,6 +29,7 @@ __all__ = [
     "Site",
     "Stream",
     "Upgrade",
+    "announced",
     "page_response",
     "say",
     "serve",

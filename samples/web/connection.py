@@ -28,7 +28,7 @@ import h11
 from reactor import Connection, Listener, Options, Protocol, Reactor, TimerHandle
 from reactor.addresses import address_text
 from reactor.options import KiB
-from samples.web.heads import Settings, announced, request_of, unreadable, wrong_in
+from samples.web.heads import Settings, announced, request_of, unreadable, without_empty_lines, wrong_in
 from samples.web.messages import Fields, Piece, Request, Response, Site, Stream, Upgrade, say
 
 logger = logging.getLogger("samples.web")
@@ -37,6 +37,7 @@ logger = logging.getLogger("samples.web")
 _READ_BYTES = 64 * KiB
 # Whoever was let in by a drain may have asked already; it only was not read yet.
 _LET_IN_SECONDS = 1.0
+_LINE_ENDS = (b"\r", b"\n")
 
 
 class _Phase(Enum):
@@ -58,8 +59,8 @@ class Http(Protocol):
             _Phase.HEAD: settings.head_seconds,
             _Phase.BODY: settings.body_seconds,
         }
-        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=settings.head_bytes)
-        self._phase = _Phase.HEAD
+        self._http = self._new_http()
+        self._phase = _Phase.IDLE
         self._request: Request | None = None
         self._body = bytearray()
         self._stream: Stream | None = None
@@ -72,14 +73,23 @@ class Http(Protocol):
         self._taken: int | None = None
         # What was received and is not looked at yet.
         self._ahead = 0
+        # A CR that came before a request: the LF behind it would make it an empty line.
+        self._half_line = b""
+
+    def _new_http(self) -> h11.Connection:
+        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._settings.head_bytes)
 
     # Callbacks
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
-        self._enter(_Phase.HEAD)
+        self._enter(_Phase.IDLE)
 
     def data_received(self, data: bytes) -> None:
+        if not self._ahead and (self._half_line or data.startswith(_LINE_ENDS)) and self._http.their_state is h11.IDLE:
+            data = self._behind_empty_lines(self._half_line + data)
+            if not data:
+                return
         if self._phase is _Phase.IDLE and not self._held:
             self._enter(_Phase.HEAD)
         self._http.receive_data(data)
@@ -87,6 +97,13 @@ class Http(Protocol):
         self._go_on()
         if self._is_waiting() and self._ahead > self._settings.head_bytes:
             self.connection.pause_reading()
+
+    def _behind_empty_lines(self, data: bytes) -> bytes:
+        """What a request begins with. Half an empty line is kept for the next call."""
+        data, self._half_line = without_empty_lines(data), b""
+        if data == b"\r":
+            data, self._half_line = b"", data
+        return data
 
     def eof_received(self) -> bool:
         """Whoever has said everything may still listen: the answers go out, then our side ends, too."""
@@ -168,10 +185,14 @@ class Http(Protocol):
             self._respond(early, last=True)
         elif length is not None and length > settings.body_bytes:
             self._refuse_body()
+        elif not self._http.they_are_waiting_for_100_continue:
+            self._enter(_Phase.BODY)
+        elif request.method in ("GET", "HEAD") and "upgrade" not in request.fields:
+            self._last = True  # the client may send the body all the same
+            self._answer(request)
         else:
-            if self._http.they_are_waiting_for_100_continue:
-                go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
-                self.connection.write(self._http.send(go_on))
+            go_on = h11.InformationalResponse(status_code=100, headers=[], reason="Continue")
+            self.connection.write(self._http.send(go_on))
             self._enter(_Phase.BODY)
 
     def _take_body(self, data: bytes) -> None:
@@ -250,12 +271,24 @@ class Http(Protocol):
             return
         self._http.start_next_cycle()
         begun, ended = self._http.trailing_data
+        if begun.startswith(_LINE_ENDS):
+            begun = self._begin_anew(begun, ended)
         self._ahead = len(begun)
         if self._last and not begun:
             self._end()
             return
         self._held = self._is_behind()
         self._enter(_Phase.HEAD if (begun or ended) and not self._held else _Phase.IDLE)
+
+    def _begin_anew(self, received: bytes, ended: bool) -> bytes:
+        """h11 cannot give back what it has received, so a new one is given what is behind the empty lines."""
+        self._http = self._new_http()
+        begun = self._behind_empty_lines(received)
+        if begun:
+            self._http.receive_data(begun)
+        if ended:
+            self._http.receive_data(b"")
+        return begun
 
     def _is_behind(self) -> bool:
         """Whether too much waits for the peer; if so, `_release` comes when that is over.

@@ -29,9 +29,22 @@ class Request:
     @property
     def path(self) -> str:
         """The target's path, still percent-encoded; of an absolute target (RFC 9112, 3.2.2) as well."""
-        path = self.target.partition("?")[0]
-        scheme, mark, rest = path.partition("://")
-        return f"/{rest.partition('/')[2]}" if mark and scheme.lower() in ("http", "https") else path
+        rest = self._behind_scheme
+        return self.target.partition("?")[0] if rest is None else f"/{rest.partition('/')[2]}"
+
+    @property
+    def authority(self) -> str | None:
+        """The host, perhaps with a port, that an absolute target names; None for any other target."""
+        rest = self._behind_scheme
+        return None if rest is None else rest.partition("/")[0]
+
+    @property
+    def _behind_scheme(self) -> str | None:
+        """Of an absolute target what follows `http://`, without the query."""
+        if self.target.startswith("/"):
+            return None  # nearly every target
+        scheme, mark, rest = self.target.partition("?")[0].partition("://")
+        return rest if mark and scheme.lower() in ("http", "https") else None
 
     @property
     def query(self) -> str:

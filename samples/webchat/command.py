@@ -24,9 +24,14 @@ EXAMPLES = """\
                                                                 behind a proxy that has another name"""
 
 
+LIMIT = "so many that Redis can be reached, by `ulimit -n`"
+# The listener for browsers and the one for nc each take half. The rest is as in the chat's own command.
+ROOM = common.Room(each=2, reserve=32)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     description = "A chat with rooms in a browser, and for nc and telnet on a second port."
-    parser = common.parser("webchat", description, 8080, EXAMPLES)
+    parser = common.parser("webchat", description, 8080, EXAMPLES, max_connections=LIMIT, room=ROOM)
     parser.add_argument(
         "--chat-port",
         type=common.port,

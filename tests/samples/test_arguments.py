@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
+import select
 import socket
 import subprocess
 import sys
@@ -12,6 +14,7 @@ import sys
 import pytest
 
 from samples import echo
+from samples.common import EXIT_STATUS
 from tests.samples.processes import PATIENCE, ROOT, read_to_end, wait_for
 
 SAMPLES = ["echo", "chat", "exchange"]
@@ -246,6 +249,59 @@ def test_help_has_every_option_and_examples(run, name):
     assert "exit status:" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "needed"),
+    [
+        ("echo", None),
+        ("exchange", None),
+        ("chat", None),
+        ("proxy", None),
+        ("smtpsink", None),
+        ("files", "h11"),
+        ("webchat", "wsproto"),
+        ("embedding.asyncio_host", None),
+        ("embedding.guest", None),
+        ("embedding.tk_host", "tkinter"),
+        ("embedding.pygame_host", "pygame"),
+    ],
+)
+def test_help_tells_what_status_0_covers(run, name, needed):
+    """The same sentence for every sample that drains; a client and several workers have one of their own."""
+    if needed is not None:
+        pytest.importorskip(needed)
+    sample = run("", command=[sys.executable, "-m", f"samples.{name}", "--help"])
+    assert sample.ended() == 0
+    told = sample.output.decode()
+    assert EXIT_STATUS in told
+    assert ("\n  with --connect, 0 means " in told) == ("--connect HOST:PORT" in told)
+    assert ("\n  with --workers N, it is " in told) == ("--workers N " in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "covers"),
+    [
+        *[(f"ladder.{step}", "only `with_reactor` drains") for step in ("blocking", "with_select", "with_reactor")],
+        ("monitor", "the table was shown"),
+    ],
+)
+def test_help_of_what_is_no_such_server_tells_its_own_status_0(run, name, covers):
+    """Also what it does not cover."""
+    sample = run(name, "--help")
+    assert sample.ended() == 0
+    assert f"exit status:\n  0  {'SIGTERM' if 'ladder' in name else covers}" in sample.output.decode()
+    assert covers in sample.output.decode()
+
+
+def test_a_server_that_ends_unasked_does_not_say_that_all_is_well(run):
+    """Its listening socket was shut by whoever shares it: one line, and status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        server = run("echo", "--fd", str(bound.fileno()), pass_fds=[bound.fileno()])
+        server.listening()
+        bound.shutdown(socket.SHUT_RDWR)
+        assert server.ended() == 1
+    assert server.errors.endswith("\nit ended unasked: there is no socket left to listen on\n")
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("echo", "never"), ("files", "60"), ("smtpsink", "300")])
 def test_help_tells_how_long_silence_is_borne(run, name, seconds):
     """Each sample's own default, and not another's."""
@@ -349,6 +405,26 @@ def test_more_connections_than_allowed_wait_in_line(run):
         second.settimeout(PATIENCE)
         assert second.recv(6) == b"second"
     assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("name", "members"), [("chat", 16), ("webchat", 8)])
+def test_a_chat_keeps_descriptors_for_redis(run, name, members):
+    """A crowd leaves those that a node needs to reach the others again; who came too late waits in line."""
+    if name == "webchat":
+        pytest.importorskip("wsproto")
+    more = "--port 0" if name == "chat" else "--port 0 --chat-port 0"
+    command = f"ulimit -n 48; exec {sys.executable} -W error -m samples.{name} {more}"
+    server = run("", command=["bash", "-c", command])
+    lines = server.read_until(b"\n", 1 if name == "chat" else 2).decode().splitlines()
+    port = int(lines[-1].rpartition(":")[2])
+    with contextlib.ExitStack() as stack:
+        poll, crowd = select.poll(), []
+        for _ in range(60):
+            crowd.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), PATIENCE)))
+            poll.register(crowd[-1], select.POLLIN)
+        wait_for(lambda: len(poll.poll(0)) >= members, "the crowd was not let in")
+        assert len(poll.poll(0)) == members
+        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) <= 48 - 16
 
 
 def test_trace_tells_each_thing_on_the_wire(run):

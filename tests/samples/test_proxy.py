@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from reactor import Deadlines, Limits, Options, Reactor
 from reactor.testing import DescriptorLimit, Fault, Link, SimulatedSystem
-from samples.common import pairs
+from samples.common import Room
 from samples.proxy import Health, Route, main, serve
 from samples.proxy.header import MOST_BYTES, Header, Malformed, build, parse
 from tests.helpers import Peer, Recorder, Server, turn_until
@@ -461,6 +461,26 @@ def test_a_slow_transfer_is_not_idle():
         assert world.reactor.statistics().timers == 0
 
 
+@pytest.mark.parametrize("buffer", [4096, 1_000_000], ids=["most waits here", "all waits in the kernel"])
+def test_a_reader_that_rests_has_the_idle_timeout_behind_the_others_end_too(buffer):
+    """Its upstream has ended: the rest waits for as long as any other byte may, and then both ends are in order."""
+    link = Link(receive_buffer_bytes=4096, send_buffer_bytes=buffer)
+    with World(options=Options(deadlines=Deadlines(idle=600.0)), link=link) as world:
+        caller, behind = world.served()
+        caller.stop_reading()
+        behind.send(b"x" * 40_000)
+        behind.fin()
+        world.run(550.0)
+        caller.read(4096)
+        world.run(550.0)
+        caller.resume_reading()
+        caller.fin()
+        world.run(10.0)
+        assert (bytes(caller.data), caller.ending) == (b"x" * 40_000, "EOF")
+        assert behind.ending == "EOF"
+        assert world.health.failed == 0
+
+
 def test_a_caller_waits_when_there_is_no_descriptor_for_its_upstream():
     """Within the connect deadline it is not sent away: somebody else may end."""
     with World() as world:
@@ -511,12 +531,21 @@ def test_no_more_callers_are_let_in_than_can_have_an_upstream(monkeypatch):
         world.run()
 
 
-def test_the_descriptor_limit_is_shared_out_in_pairs(monkeypatch):
-    """What the process needs for itself is left; at least one caller is always let in."""
-    for soft, most in ((1024, 496), (20, 1), (-1, None)):
+def test_the_descriptor_limit_is_shared_out(monkeypatch):
+    """What the process needs for itself is left; at least one caller of each listener is always let in."""
+    for soft, each, listeners, most in (
+        (1024, 2, 1, 496),
+        (1024, 1, 1, 992),
+        (1024, 2, 3, 165),
+        (20, 2, 1, 1),
+        (34, 2, 4, 1),
+        (-1, 2, 1, None),
+    ):
         monkeypatch.setattr("resource.getrlimit", lambda which, soft=soft: (soft, soft))
-        assert pairs(None, 32) == most
-        assert pairs(400, 32) == min(400, most or 400)
+        room = Room(each=each, reserve=32)
+        assert room.limit(None, listeners) == most
+        assert room.limit(400, listeners) == min(400, most or 400)
+        assert room.beside(64).limit(None, listeners) == Room(each=each, reserve=96).limit(None, listeners)
 
 
 def test_a_caller_let_in_while_draining_is_served():

@@ -17,7 +17,7 @@ pytest.importorskip("hiredis", reason="hiredis is not installed (extra: redis)")
 import hiredis
 
 from reactor import Protocol, Reactor
-from reactor.testing import ShortReads, SimulatedSystem
+from reactor.testing import Link, ShortReads, SimulatedSystem
 from samples.chat import redis
 from samples.chat.nodes import STREAM, Backoff, Node
 from samples.chat.redis import Target
@@ -287,6 +287,15 @@ def world():
 
 def warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_connect_has_as_long_as_a_look_up_may_take(world, caplog):
+    """A name server that is dead costs five seconds or more, and no attempt."""
+    world.system.link = Link(latency=14.0)
+    world.machine("a")
+    world.run(28.5)
+    assert len(world.reactor.connections) == 1
+    assert warnings(caplog) == []
 
 
 def test_lines_go_from_node_to_node_in_order(world, caplog):

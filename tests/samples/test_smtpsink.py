@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import select
 import shutil
 import signal
 import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 from email.message import EmailMessage
@@ -21,7 +24,7 @@ from reactor import Limits, Options, Reactor
 from reactor.testing import Link, SimulatedSystem
 from samples import smtpsink
 from samples.smtpsink.session import COMMANDS, Message, Reply, Session
-from samples.smtpsink.sink import Sink, keep, shown
+from samples.smtpsink.sink import Sink, keep, shown, write_all
 from tests.helpers import Peer, turn_until
 from tests.samples.processes import PATIENCE, wait_for
 from tests.test_tls import TLSPeer, authority, certificate, client_context, server_context
@@ -292,16 +295,68 @@ def test_no_address_makes_a_line_of_its_own(tmp_path):
     assert path.read_bytes() == b"X-Peer: 192.0.2.1\r\nX-MailFrom: a\\r\\nX-Forged: 1\r\nX-RcptTo: b\\nc\r\n\r\n"
 
 
-def test_a_message_that_cannot_be_kept_leaves_no_file(tmp_path, monkeypatch):
-    """Not even the hidden one."""
+@pytest.mark.parametrize(("call", "good"), [("fsync", 0), ("fsync", 1), ("rename", 0), ("open", 0)])
+def test_a_message_that_cannot_be_kept_leaves_no_file(no_descriptor_left, tmp_path, monkeypatch, call, good):
+    """Not even the hidden one, at whatever step it fails: the file, its name, the directory."""
+    calls, really = [], getattr(os, call)
 
-    def full(fd):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(*arguments):
+        calls.append(arguments)
+        if len(calls) > good:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(*arguments)
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(os, call, full)
     with pytest.raises(OSError, match="No space"):
         keep(message(b"x\r\n"), tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab"])
+def test_what_was_written_of_a_part_is_cut_off_again(tmp_path, monkeypatch, mode):
+    """From a file; what stood there before stays, and what somebody else has written behind it, too."""
+    path, really = tmp_path / "out", os.write
+
+    def full(fd, data):
+        if len(data) < 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return really(fd, data[:3])
+
+    def followed(fd, data):
+        if data[:3] != b"xyz":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = really(fd, data[:3])
+        with path.open("ab") as other:
+            other.write(b" of somebody else")
+        return written
+
+    path.write_bytes(b"before\n" if mode == "ab" else b"")
+    with path.open(mode, buffering=0) as out:
+        if mode == "wb":
+            out.write(b"before\n")
+        monkeypatch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space"):
+            write_all(out.fileno(), b"a message")
+        assert path.read_bytes() == b"before\n"
+        monkeypatch.setattr(os, "write", lambda fd, data: really(fd, data[:4]))
+        write_all(out.fileno(), b"another message")
+        assert path.read_bytes() == b"before\nanother message"
+        monkeypatch.setattr(os, "write", followed)
+        with pytest.raises(OSError, match="No space"):
+            write_all(out.fileno(), b"xyz and more")
+        assert path.read_bytes() == b"before\nanother messagexyz of somebody else"
+
+
+def test_an_output_that_would_block_is_waited_for():
+    """Somebody who shares it may have made it non-blocking."""
+    read_end, write_end = os.pipe()
+    with open(read_end, "rb", buffering=0) as reader, open(write_end, "wb", buffering=0) as writer:
+        os.set_blocking(write_end, False)
+        data = bytes(range(256)) * 4096
+        writing = threading.Thread(target=lambda: (write_all(write_end, data), writer.close()))
+        writing.start()
+        assert b"".join(iter(lambda: reader.read(65536), b"")) == data
+        writing.join()
 
 
 # On the simulated kernel
@@ -882,6 +937,122 @@ def test_no_file_is_there_before_the_whole_message(run, tmp_path):
     wait_for(lambda: "in the middle of a message" in server.errors, "the end was not noticed")
     assert os.listdir(tmp_path) == []
     assert server.stop() == 0
+
+
+def test_what_cannot_be_kept_is_not_shown(run, tmp_path):
+    """451, and standard output has nothing of it; a message before and one behind it are shown whole."""
+    place = tmp_path / "kept"
+    place.mkdir()
+    server = run("smtpsink", "--port", "0", "--dir", str(place))
+    with smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE) as client:
+        client.send_message(mail("first"))
+        place.rename(tmp_path / "away")
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            client.send_message(mail("refused", "secret\n"))
+        assert refused.value.smtp_code == 451
+        (tmp_path / "away").rename(place)
+        client.send_message(mail("third"))
+    assert server.stop() == 0
+    assert server.output.count(b"MESSAGE FOLLOWS") == server.output.count(b"END MESSAGE") == 2
+    assert b"secret" not in server.output
+    assert "secret" not in server.errors
+    assert len(files(place)) == 2
+
+
+def test_what_cannot_be_shown_is_not_kept(run, tmp_path):
+    """Whoever read standard output has gone: 451, and no file."""
+    server = run("smtpsink", "--port", "0", "--dir", str(tmp_path))
+    with smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE) as client:
+        server.process.stdout.close()
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            client.send_message(mail())
+        assert refused.value.smtp_code == 451
+    assert os.listdir(tmp_path) == []
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(PATIENCE) == 0
+
+
+def test_a_message_for_which_there_is_no_room_leaves_nothing_to_be_shown_later(run, tmp_path):
+    """Standard output is a file that is full: nothing of the message stays, and nothing comes with the next one."""
+    out = tmp_path / "out"
+    command = f"ulimit -f 8; exec {sys.executable} -W error -m samples.smtpsink --port 0"
+    with out.open("wb") as file:
+        server = run("", command=["bash", "-c", command], stdout=file)
+    wait_for(lambda: out.read_bytes().endswith(b"\n"), "it does not listen")
+    before = out.read_bytes()
+    port = int(before.rpartition(b":")[2])
+    with smtplib.SMTP("127.0.0.1", port, timeout=PATIENCE) as client:
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            client.send_message(mail("too much", "secret\n" * 4000))
+        assert refused.value.smtp_code == 451
+        assert out.read_bytes() == before
+        client.send_message(mail("little"))
+    assert server.stop() == 0
+    told = out.read_bytes()
+    assert (told.count(b"END MESSAGE"), told.count(b"secret")) == (1, 0)
+
+
+def greeted(clients: list[socket.socket]) -> list[socket.socket]:
+    """Those that the server has let in by now."""
+    poll = select.poll()
+    for client in clients:
+        poll.register(client, select.POLLIN)
+    ready = {fd for fd, _ in poll.poll(0)}
+    return [client for client in clients if client.fileno() in ready]
+
+
+@pytest.mark.parametrize("keeps", [False, True], ids=["only shown", "kept"])
+def test_an_idle_crowd_costs_nobody_a_message(run, tmp_path, keeps):
+    """More clients than descriptors: those that would leave none wait in line, and the first message gets through."""
+    more = f"--dir {tmp_path}" if keeps else ""
+    command = f"ulimit -n 48; exec {sys.executable} -W error -m samples.smtpsink --port 0 {more}"
+    server = run("", command=["bash", "-c", command])
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(smtplib.SMTP("127.0.0.1", server.port(), timeout=PATIENCE))
+        crowd = [stack.enter_context(server.connect()) for _ in range(70)]
+        wait_for(lambda: len(greeted(crowd)) >= 15, "the crowd was not let in")
+        for number in range(3):
+            client.send_message(mail(f"number {number}"))
+        assert len(greeted(crowd)) == 15
+        assert len(files(tmp_path)) == (3 if keeps else 0)
+        for one in greeted(crowd):
+            one.close()
+        waiting = [one for one in crowd if one.fileno() >= 0]
+        wait_for(lambda: len(greeted(waiting)) == 15, "those in line were not let in")
+        assert server.errors == ""
+
+
+@pytest.mark.parametrize(("places", "monitored", "each"), [(1, True, 16), (2, False, 40), (4, True, 4)])
+def test_all_places_together_leave_descriptors_for_the_work(run, places, monitored, each):
+    """Several listeners share what there is, and a monitor's pages have theirs."""
+    if monitored:
+        pytest.importorskip("h11")
+    arguments = ["samples.smtpsink", "--fd", "systemd", *(["--monitor", "0"] if monitored else [])]
+    script = (
+        "import os, sys\n"
+        "high = [os.dup2(int(fd), 50 + n) for n, fd in enumerate(sys.argv[1:])]\n"
+        "[os.dup2(fd, 3 + n) for n, fd in enumerate(high)]\n"
+        "[os.close(fd) for fd in high]\n"
+        "os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)))\n"
+        f"os.execv(sys.executable, [sys.executable, '-m', *{arguments}])\n"
+    )
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(places)]
+        fds = [sock.fileno() for sock in sockets]
+        command = f'ulimit -n 112; exec {sys.executable} -c "$0" ' + " ".join(map(str, fds))
+        server = run("", command=["bash", "-c", command, script], pass_fds=fds)
+        server.read_until(b"listening on", places)
+        client = stack.enter_context(smtplib.SMTP(*sockets[0].getsockname(), timeout=PATIENCE))
+        crowds = []
+        for sock in sockets:
+            crowd = [stack.enter_context(socket.create_connection(sock.getsockname(), PATIENCE)) for _ in range(45)]
+            crowds.append(crowd)
+        let_in = [each - 1, *[each] * (places - 1)]
+        for crowd, count in zip(crowds, let_in, strict=True):
+            wait_for(lambda crowd=crowd, count=count: len(greeted(crowd)) >= count, "the crowds were not let in")
+        client.send_message(mail())
+        assert [len(greeted(crowd)) for crowd in crowds] == let_in
+        assert server.errors == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import logging
 import re
 import socket
@@ -17,6 +18,7 @@ from reactor.lifecycle import PEER_END
 from reactor.testing import Link, SimulatedSystem
 from samples import web
 from tests.helpers import Peer, turn_until
+from tests.samples.processes import ROOT
 
 
 @pytest.fixture
@@ -149,6 +151,24 @@ REFUSED = {
     "not HTTP": (b"\x16\x03\x01\x02\x00\r\n\r\n", 400),
     "no host": (b"GET / HTTP/1.1\r\n\r\n", 400),
     "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
+    "a host that is a URL": (b"GET / HTTP/1.1\r\nHost: http://a\r\n\r\n", 400),
+    "a host with a path": (b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    "a host with a user": (b"GET / HTTP/1.1\r\nHost: me@a\r\n\r\n", 400),
+    "two hosts in one field": (b"GET / HTTP/1.1\r\nHost: a, b\r\n\r\n", 400),
+    "a host with a space": (b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", 400),
+    "a port in words": (b"GET / HTTP/1.1\r\nHost: a:http\r\n\r\n", 400),
+    "a port without a host": (b"GET / HTTP/1.1\r\nHost: :80\r\n\r\n", 400),
+    "a bare IPv6 address": (b"GET / HTTP/1.1\r\nHost: ::1\r\n\r\n", 400),
+    "an address that never ends": (b"GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", 400),
+    "a host beyond ASCII": (b"GET / HTTP/1.1\r\nHost: \xe9\r\n\r\n", 400),
+    "a broken escape for a host": (b"GET / HTTP/1.1\r\nHost: a%2\r\n\r\n", 400),
+    "no host in HTTP/1.2": (b"GET / HTTP/1.2\r\n\r\n", 400),
+    "a strange host in HTTP/1.0": (b"GET / HTTP/1.0\r\nHost: a/b\r\n\r\n", 400),
+    "a strange host beside an absolute target": (b"GET http://a/ HTTP/1.1\r\nHost: a/b\r\n\r\n", 400),
+    "a target with a user": (get("http://me@test/"), 400),
+    "a target without its host": (get("http:///"), 400),
+    "half an empty line": (b"\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+    "a space before the method": (b" GET / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
     "two lengths": (get("/", "Content-Length: 1", "Content-Length: 2", method="POST"), 400),
     "no number for a length": (get("/", "Content-Length: +1", method="POST"), 400),
     "folded name": (b"GET / HTTP/1.1\r\nHo st: a\r\n\r\n", 400),
@@ -208,6 +228,74 @@ def test_what_the_table_lacks_is_refused_and_the_connection_lives(place, method,
     first, second = answers(peer.data, method, "GET")
     assert (first[0], first[1].get("allow")) == (status, allow)
     assert (second[0], second[2]) == (200, b"hello ")
+
+
+@pytest.mark.parametrize(
+    "host", ["", "a", "a.b-c:8080", "a:", "127.0.0.1:80", "[::1]", "[fe80::1%25eth0]:80", "[v1.x:y]", "x%20y", "a,b"]
+)
+def test_every_host_that_rfc_3986_has_is_taken(place, host):
+    """A name, an IPv4 or IPv6 address, with or without a port, or nothing."""
+    peer = place.asked(f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+    assert peer.read_to_end() == "EOF"
+    assert statuses(peer) == [200]
+    assert place.requests[0].fields["host"] == host
+
+
+def test_the_host_of_an_absolute_target_counts(place):
+    """And not that of the Host field (RFC 9112, 3.2.2)."""
+    peer = place.asked(get("http://there:8080/?q", "Connection: close"))
+    assert peer.read_to_end() == "EOF"
+    (request,) = place.requests
+    assert (request.fields["host"], request.authority, request.path) == ("there:8080", "there:8080", "/")
+
+
+@pytest.mark.parametrize("empty", [b"\r\n", b"\n", b"\r\n\r\n\n"])
+@pytest.mark.parametrize("cut", [1, 2, 1000])
+def test_empty_lines_before_a_request_are_ignored(place, empty, cut):
+    """Before the first one and between two, however they come (RFC 9112, 2.2): old clients send CRLF behind a body."""
+    data = (
+        empty
+        + get("/", "Content-Length: 3", method="POST", body=b"ann")
+        + empty
+        + get()
+        + empty
+        + get("/", "Connection: close")
+    )
+    peer = place.peer()
+    for at in range(0, len(data), cut):
+        peer.send(data[at : at + cut])
+        place.reactor.run_once(0)
+    assert peer.read_to_end() == "EOF"
+    assert [content for _, _, content in answers(peer.data, "POST", "GET", "GET")] == [b"hello ann", *[b"hello "] * 2]
+
+
+@pytest.mark.parametrize("behind", [b"", b"\r\n", b"\n\r"])
+def test_an_end_behind_an_empty_line_is_an_end_in_order(place, behind):
+    """Nobody has asked anything more, so nothing more is answered."""
+    peer = place.asked(get() + behind)
+    peer.fin()
+    assert peer.read_to_end() == "EOF"
+    assert statuses(peer) == [200]
+    other = place.asked(behind)
+    other.fin()
+    assert other.read_to_end() == "EOF"
+    assert statuses(other) == []
+
+
+def test_an_empty_line_behind_a_request_does_not_begin_the_next():
+    """The connection is idle, and stays so for as long as an idle one may; more of them keep it no longer."""
+    system = SimulatedSystem()
+    with Reactor(system=system) as loop, Place(loop, settings={"idle_seconds": 60.0, "head_seconds": 5.0}) as place:
+        peer = system.peer(place.listener.addresses[0])
+        peer.send(get())
+        system.run(loop, 1.0)
+        for _ in range(5):
+            peer.send(b"\r\n")
+            system.run(loop, 10.0)
+        assert peer.ending is None
+        system.run(loop, 10.0)
+        assert peer.ending == "EOF"
+        assert statuses(peer) == [200]
 
 
 def test_requests_on_one_connection_are_answered_in_order(place):
@@ -280,6 +368,30 @@ def test_a_body_that_is_not_wanted_is_not_asked_for(place, path, length, status)
     assert statuses(peer) == [status]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/", 200), ("HEAD", "/", 200), ("GET", "/nowhere", 404), ("GET", "/big", 200)],
+)
+def test_content_that_means_nothing_is_not_asked_for(place, method, path, status):
+    """With GET and HEAD the answer comes at once; the content that may come all the same is read and dropped."""
+    peer = place.asked(get(path, "Content-Length: 9", "Expect: 100-continue", method=method))
+    peer.read_until(20)
+    peer.send(b"X" * 9 + get("/late"))
+    assert peer.read_to_end() == "EOF"
+    ((found, fields, _),) = answers(peer.data, method)
+    assert (found, fields["connection"]) == (status, "close")
+
+
+def test_an_upgrade_with_content_is_told_to_go_on_first(place):
+    """RFC 9110, 7.8: 100 before 101."""
+    peer = place.asked(get("/upgrade", "Upgrade: loud", "Content-Length: 2", "Expect: 100-continue"))
+    peer.read_until(20)
+    assert statuses(peer) == [100]
+    peer.send(b"hi")
+    peer.read_until(len(peer.data) + 20)
+    assert statuses(peer) == [100, 101]
+
+
 def test_an_uploading_client_gets_the_whole_refusal(place):
     """The rest of the upload is read and dropped, so that the answer is not destroyed by a reset."""
     peer = place.asked(get("/", "Content-Length: 8000000", method="POST"))
@@ -298,6 +410,26 @@ def test_a_failing_site_is_answered_for(place, caplog):
     assert [status for status, _, _ in answers(peer.data, "GET", "GET")] == [500, 200]
     assert "GET /fails: the site failed" in caplog.text
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_h11_is_one_that_reads_chunks_strictly():
+    """Every extra that brings h11 demands 0.16: earlier ones take any two bytes for a chunk's end (CVE-2025-43859)."""
+    declared = configparser.ConfigParser()
+    declared.read(ROOT / "setup.cfg")
+    for extra, needs in declared["options.extras_require"].items():
+        floors = re.findall(r"^h11>=(\d+)\.(\d+)$", needs, re.MULTILINE)
+        assert len(floors) == needs.count("h11"), extra
+        assert all((int(major), int(minor)) >= (0, 16) for major, minor in floors), extra
+    assert "h11" in declared["options.extras_require"]["web"]
+
+
+def test_a_chunk_ends_with_crlf_and_nothing_else(place):
+    """400, and what stands behind it is no request."""
+    chunks = b"3\r\nannXX0\r\n\r\n"
+    peer = place.asked(get("/", "Transfer-Encoding: chunked", method="POST", body=chunks) + get())
+    assert peer.read_to_end() == "EOF"
+    assert statuses(peer) == [400]
+    assert place.requests == []
 
 
 # Deadlines
