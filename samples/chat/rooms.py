@@ -14,17 +14,15 @@ an `@` that no name here can have, come from it. Either way the same method chan
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
 
+from samples.chat.names import NAME_LENGTH, Refused, checked_name, folded, likenesses
 from samples.chat.text import clean
 
 FIRST_ROOM = "lobby"
-# Names are shown in front of every line, so a long one is a nuisance to all.
-NAME_LENGTH = 16
 # Names in one answer to /list: its length must not grow with the number of members.
 _LIST_LENGTH = 50
 
@@ -68,17 +66,13 @@ class Link(Protocol):
         """Tells the member, now or later, when all that they have said by now is safe, and how many lines that is."""
 
 
-class Refused(Exception):
-    """What was asked for cannot be had; the message says why, for the member to read."""
-
-
 class Lobby:
     """All rooms and all names. Every member is in exactly one room; a room lasts while somebody is in it."""
 
     def __init__(self) -> None:
         # The other machines, if there are any.
         self.link: Link | None = None
-        # Those here, by the name that is compared: BEN, Ben and ben are one.
+        # Those here, by each likeness of their name: it names nobody else, and looks like nobody else's.
         self._names: dict[str, Member] = {}
         self._rooms: dict[str, _Room] = {}
         self._guests = 0
@@ -90,17 +84,17 @@ class Lobby:
         """
         refusals: list[str] = []
         try:
-            name = self._free_name_like(name) if name else self._free_name()
+            name = self._name_like(name) if name else self._next_guest()
         except Refused as exc:
             refusals.append(f"* {exc}")
-            name = self._free_name()
+            name = self._next_guest()
         try:
-            room = _key(checked_name(room, "room name")) if room else FIRST_ROOM
+            room = folded(checked_name(room, "room name")) if room else FIRST_ROOM
         except Refused as exc:
             refusals.append(f"* {exc}")
             room = FIRST_ROOM
         member = Member(tell, name, room)
-        self._names[_key(name)] = member
+        self._take_name(member)
         for line in (f"* welcome, {name}; /help tells what you can do", *refusals):
             tell(line)
         self.joined(member)
@@ -159,10 +153,10 @@ class Lobby:
 
     def renamed(self, member: Member, name: str) -> None:
         """They have another name, which is free."""
-        before, member.name = member.name, name
-        if not member.elsewhere:
-            del self._names[_key(before)]
-            self._names[_key(name)] = member
+        before = member.name
+        self._free_name_of(member)
+        member.name = name
+        self._take_name(member)
         self._spread(member.room, f"* {before} is now {name}")
         self._pass_on(member, "renamed", before, name)
 
@@ -189,8 +183,7 @@ class Lobby:
     def remove(self, member: Member) -> None:
         """Takes them out of their room, and tells nobody."""
         member.present = False
-        if not member.elsewhere:
-            del self._names[_key(member.name)]
+        self._free_name_of(member)
         self._out_of_room(member)
 
     def _out_of_room(self, member: Member) -> None:
@@ -222,10 +215,10 @@ class Lobby:
             member.tell(f"* {exc}")
 
     def _rename(self, member: Member, wanted: str) -> None:
-        self.renamed(member, self._free_name_like(wanted, member))
+        self.renamed(member, self._name_like(wanted, member))
 
     def _join(self, member: Member, wanted: str) -> None:
-        room = _key(checked_name(wanted, "room name"))
+        room = folded(checked_name(wanted, "room name"))
         if room == member.room:
             raise Refused(f"you are in {room} already")
         self.went(member, room)
@@ -249,18 +242,31 @@ class Lobby:
 
     # Names
 
-    def _free_name_like(self, wanted: str, member: Member | None = None) -> str:
-        """The name as it will be shown; Refused when it cannot be one, or is somebody else's."""
+    def _take_name(self, member: Member) -> None:
+        if not member.elsewhere:
+            self._names.update(dict.fromkeys(likenesses(member.name), member))
+
+    def _free_name_of(self, member: Member) -> None:
+        if not member.elsewhere:
+            for likeness in likenesses(member.name):
+                del self._names[likeness]
+
+    def _name_like(self, wanted: str, member: Member | None = None) -> str:
+        """The name as it will be shown; Refused when it cannot be one, or is or looks like somebody else's."""
         name = checked_name(wanted, "nickname")
-        if self._names.get(_key(name)) not in (None, member):
-            raise Refused(f"the nickname {name} is taken")
+        for likeness in likenesses(name):
+            other = self._names.get(likeness)
+            if other not in (None, member):
+                assert other is not None
+                taken = folded(name) == folded(other.name)
+                raise Refused(f"the nickname {name} " + ("is taken" if taken else f"looks like {other.name}'s"))
         return name
 
-    def _free_name(self) -> str:
+    def _next_guest(self) -> str:
         while True:
             self._guests += 1
             name = f"guest{self._guests}"
-            if _key(name) not in self._names:
+            if self._names.keys().isdisjoint(likenesses(name)):
                 return name
 
 
@@ -285,18 +291,6 @@ HELP = (
     *(f"{word + ' ' + command.follows:<17}{command.what}" for word, command in _COMMANDS.items()),
     f"{'//TEXT':<17}say a line that begins with a slash",
 )
-
-
-def checked_name(wanted: str, what: str) -> str:
-    """A name as it will be shown; Refused with the rule when it cannot be one."""
-    name = unicodedata.normalize("NFKC", wanted)
-    if not 1 <= len(name) <= NAME_LENGTH or not all(character.isalnum() or character in "-_" for character in name):
-        raise Refused(f"a {what} is 1 to {NAME_LENGTH} letters, digits, - or _")
-    return name
-
-
-def _key(name: str) -> str:
-    return name.casefold()
 
 
 def listed(names: list[str]) -> str:

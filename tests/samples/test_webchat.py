@@ -192,7 +192,7 @@ def test_who_comes_again_is_who_and_where_they_were():
         again = room.browser("ann", room="no such name!")
         assert again.told("you")[-1] == {"name": "guest1", "room": "lobby"}
         assert "the nickname ann is taken" in again.notes
-        assert "a room name is 1 to 16 letters, digits, - or _" in again.notes
+        assert "a room name is 1 to 32 letters, digits, - or _" in again.notes
 
 
 def test_a_browser_sees_who_is_in_its_room_and_which_rooms_there_are():
