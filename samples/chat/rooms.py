@@ -35,6 +35,8 @@ class Member:
     name: str
     room: str
     present: bool = True
+    # Too much waits for them already (`pace.py`).
+    full: bool = False
     # On another machine: told nothing from here.
     elsewhere: bool = False
 
@@ -62,6 +64,9 @@ class Link(Protocol):
     def refusal(self) -> str | None:
         """Why nothing can be said just now, or None."""
 
+    def is_busy(self) -> bool:
+        """Whether so much waits for them that a member who says much must wait. `Lobby.eased` is called afterwards."""
+
     def sync(self, member: Member) -> None:
         """Tells the member, now or later, when all that they have said by now is safe, and how many lines that is."""
 
@@ -76,6 +81,8 @@ class Lobby:
         self._names: dict[str, Member] = {}
         self._rooms: dict[str, _Room] = {}
         self._guests = 0
+        # Who is called when they may speak again, in turn, and in which room.
+        self._waiting: dict[Callable[[], None], str] = {}
 
     def enter(self, tell: Callable[[str], None], name: str = "", room: str = "") -> Member:
         """A newcomer, in the first room under a name that nobody here has, or as they wish.
@@ -165,6 +172,7 @@ class Lobby:
         self._out_of_room(member)
         self._spread(member.room, f"* {member.name} went to {room}")
         self._pass_on(member, "went", member.name, room)
+        self.eased(member.room)
         member.room = room
         self.place(member)
         self._spread(room, f"* {member.name} joined {room}")
@@ -185,6 +193,7 @@ class Lobby:
         member.present = False
         self._free_name_of(member)
         self._out_of_room(member)
+        self.eased(member.room)
 
     def _out_of_room(self, member: Member) -> None:
         there = self._rooms[member.room]
@@ -201,6 +210,37 @@ class Lobby:
     def _pass_on(self, member: Member, kind: str, name: str, text: str = "") -> None:
         if self.link is not None and not member.elsewhere:
             self.link.act(member, kind, name, member.room, text)
+
+    # Waiting (`pace.py`)
+
+    def is_full(self, room: str, besides: Member | None = None) -> bool:
+        """Whether too much waits already for a member here who would be told."""
+        there = self._rooms.get(room)
+        return there is not None and any(member.full for member in there.here if member is not besides)
+
+    def is_blocked(self, member: Member, line: str) -> bool:
+        """Whether a member who has said much lately must wait with this line. Their own answers hold up no command."""
+        if line.startswith("/") and not line.startswith("//"):
+            return self.is_full(member.room, besides=member)
+        return self.is_full(member.room) or (self.link is not None and self.link.is_busy())
+
+    def wait(self, room: str, ready: Callable[[], None]) -> None:
+        """Calls `ready` once, when fewer are full in the room. It must not act in the lobby."""
+        self._waiting[ready] = room
+
+    def wait_no_more(self, ready: Callable[[], None]) -> None:
+        """As if `wait` had not been called."""
+        self._waiting.pop(ready, None)
+
+    def is_waited_for(self, room: str) -> bool:
+        """Whether anybody waits until nobody in the room is full."""
+        return room in self._waiting.values()
+
+    def eased(self, room: str | None = None) -> None:
+        """Somebody in the room is not full any more, or has gone; None: in every room."""
+        for ready in [ready for ready, where in self._waiting.items() if room in (None, where)]:
+            del self._waiting[ready]
+            ready()
 
     # Commands
 
