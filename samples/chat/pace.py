@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
-from reactor import Connection, Reactor, TimerHandle
+from reactor import Connection, Reactor, ReactorClosed, TimerHandle
 from samples.chat.rooms import Lobby
 
 PATIENCE = 5.0
@@ -95,14 +96,16 @@ class Outgoing:
 
     def _give_up(self) -> None:
         self.stop()
-        self._reactor.call_soon(self._drop, self._waiting)
+        with suppress(ReactorClosed):  # everybody is being ended
+            self._reactor.call_soon(self._drop, self._waiting)
 
     def _fill(self) -> None:
-        self.full = True
-        self._changed(True)
-        self._taken = self._taken_by_them()
-        self._next_look = self._reactor.call_later(self._patience, self._look)
-        self._connection.call_soon(self._ease)  # the kernel may take it at the end of this turn, and nobody tells
+        with suppress(ReactorClosed):  # everybody is being ended
+            self._next_look = self._reactor.call_later(self._patience, self._look)
+            self._connection.call_soon(self._ease)  # the kernel may take it at the end of this turn, and nobody tells
+            self._taken = self._taken_by_them()
+            self.full = True
+            self._changed(True)
 
     def _ease(self) -> None:
         if self.full and not self._behind and not self._over:
@@ -131,8 +134,8 @@ class Turns(Generic[Item]):
     """What one sender has sent: each item is taken at once or, while it must wait, later, in order.
 
     `take(item)` returns False when nothing more is to be taken. `hold()` says that nothing more is to be read, and
-    `go_on()` that reading may go on. They alternate, and `go_on` comes in a call of its own, by `soon`. An item is for one `room`
-    and has a `length` in bytes. `is_blocked(item)` tells whether it must wait when the sender has said much lately.
+    `go_on()` that reading may go on. They alternate, and `go_on` comes in a call of its own, by `soon`. An item is for
+    one `room` and has a `length` in bytes. `is_blocked(item)` tells whether it must wait after much was said lately.
     """
 
     def __init__(
