@@ -84,6 +84,7 @@ class Guest(Protocol):
             go_on=self._go_on,
         )
         self._member = self._lobby.enter(self.tell)
+        self._fill(self._outgoing.full)
 
     @property
     def _there(self) -> Member:

@@ -155,6 +155,7 @@ class Guest(WebSocket):
         self.send(text_frame(told("claim", token=self._token)))
         for line in self._welcome:
             self.tell(line)
+        self.filled(self._outgoing.full)
         self._board.add(self)
         self._wait_for_a_word()
 
