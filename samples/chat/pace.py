@@ -87,6 +87,12 @@ class Outgoing:
             self._next_look.cancel()
 
     @property
+    def taken(self) -> int:
+        """How many bytes their machine has acknowledged or, where that is not known, ours has accepted."""
+        report = self._connection.report
+        return report.accepted if report.acknowledged is None else report.acknowledged
+
+    @property
     def _waiting(self) -> int:
         return self._connection.get_write_buffer_size()
 
@@ -103,7 +109,7 @@ class Outgoing:
         with suppress(ReactorClosed):  # everybody is being ended
             self._next_look = self._reactor.call_later(self._patience, self._look)
             self._connection.call_soon(self._ease)  # the kernel may take it at the end of this turn, and nobody tells
-            self._taken = self._taken_by_them()
+            self._taken = self.taken
             self.full = True
             self._changed(True)
 
@@ -119,15 +125,11 @@ class Outgoing:
 
     def _look(self) -> None:
         """They have been full all the time since the last look."""
-        before, self._taken = self._taken, self._taken_by_them()
+        before, self._taken = self._taken, self.taken
         if self._is_waited_for() and self._taken - before < _LEAST_BYTES:
             self._give_up()
         else:
             self._next_look = self._reactor.call_later(self._patience, self._look)
-
-    def _taken_by_them(self) -> int:
-        report = self._connection.report
-        return report.accepted if report.acknowledged is None else report.acknowledged
 
 
 class Turns(Generic[Item]):

@@ -93,6 +93,8 @@ class WebSocket(Protocol):
         # The next ping or, once we have sent our Close, the end of waiting for theirs.
         self._timer: TimerHandle | None = None
         self._heard = True
+        # What had been written behind the last ping, and what the peer had taken when that was last looked at.
+        self._asked = self._taken = 0
         self._held = self._over = False
 
     # For who uses it
@@ -249,12 +251,21 @@ class WebSocket(Protocol):
         self.end(POLICY, f"too slow: {waiting} bytes waited for you")
 
     def _ping(self) -> None:
+        if self._is_reading_up_to_it():
+            self._set_timer(PING_SECONDS, self._ping)
+            return
         if not (self._heard or self._held):
             self.end(POLICY, f"nothing was heard of you for {PING_SECONDS:.0f} s")
             return
         self._heard = False
         self.send(self.machine.send(Ping()))
+        self._asked, self._taken = self.connection.report.written, self._outgoing.taken
         self._set_timer(PING_SECONDS, self._ping)
+
+    def _is_reading_up_to_it(self) -> bool:
+        """Whether the last ping still waits behind what the peer is busy reading."""
+        before, self._taken = self._taken, self._outgoing.taken
+        return before < self._taken < self._asked
 
     def _set_timer(self, seconds: float | None, callback: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

@@ -158,7 +158,7 @@ def read_slowly(peer, room, bytes_a_second, until):
 
 @pytest.mark.parametrize("speed", [2_000, 20_000])
 def test_a_paste_is_taken_no_faster_than_a_slow_member_reads(speed):
-    """A member who reads slowly and steadily gets all of it, in order, and is not dropped; so does the one who pastes."""
+    """A member who reads slowly and steadily is not dropped, and gets all of it in order, as the paster does."""
     with Room(queue_limit=8000) as room:
         room.system.faults = WEATHER[:-1]
         paster, slow = room.member("paster"), room.member("slow")
