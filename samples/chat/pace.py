@@ -189,8 +189,10 @@ class Turns(Generic[Item]):
         self._soon(self._try_again)
 
     def _try_again(self) -> None:
-        if self.held and self._take_all():
-            self._go_on()
+        if self.held:
+            self._counted_at = self._time()  # waiting makes nobody's account better
+            if self._take_all():
+                self._go_on()
 
     def _take_all(self) -> bool:
         """Whether all were taken, or nothing more is to be; else the next one waits."""

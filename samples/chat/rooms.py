@@ -299,7 +299,7 @@ class Lobby:
             if other not in (None, member):
                 assert other is not None
                 taken = folded(name) == folded(other.name)
-                raise Refused(f"the nickname {name} " + ("is taken" if taken else f"looks like {other.name}'s"))
+                raise Refused(f"the nickname {name} {'' if taken else f'looks like {other.name}, which '}is taken")
         return name
 
     def _next_guest(self) -> str:

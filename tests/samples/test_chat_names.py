@@ -157,7 +157,7 @@ def test_who_looks_like_somebody_else_is_refused_and_told_whom():
     lobby = Lobby()
     ann, ben = Person(lobby), Person(lobby)
     ann.says("/nick ann")
-    assert ben.says("/nick \u0430nn") == "* the nickname \u0430nn looks like ann's"
+    assert ben.says("/nick \u0430nn") == "* the nickname \u0430nn looks like ann, which is taken"
     assert ben.says("/nick ANN") == "* the nickname ANN is taken"
     ann.says("/nick Ann")
     assert ben.says("/nick ann") == "* the nickname ann is taken"

@@ -207,6 +207,19 @@ def test_two_who_paste_go_on_in_turn():
         assert said(slow, "first") == said(slow, "second") == PASTE
 
 
+def test_many_who_paste_at_once_do_not_drop_a_slow_member():
+    """While they wait, none of them earns the right to go on before the slow one has read."""
+    with Room(queue_limit=16_000) as room:
+        room.system.faults = ()
+        pasters = [room.member(f"p{number}") for number in range(15)]
+        slow = room.member("slow")
+        for paster in pasters:
+            paster.send(pasted(PASTE[:200]))
+        read_slowly(slow, room, 1000, lambda: all(said(slow, f"p{n}")[-1:] == PASTE[199:200] for n in range(15)))
+        for number in range(15):
+            assert said(slow, f"p{number}") == PASTE[:200]
+
+
 def test_who_takes_nothing_while_others_wait_is_dropped_and_the_paste_goes_on():
     """Within two times the patience, with a reason; nothing of the paste is lost for anybody else."""
     with Room(queue_limit=8000) as room:
