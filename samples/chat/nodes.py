@@ -170,7 +170,7 @@ class Node:
             reactor.time,
             self._soon,
             room=lambda read: read[1].get("room", ""),
-            length=lambda read: len(read[1].get("text", "")),
+            length=lambda read: len(read[1].get("text", "").encode()),
             is_blocked=lambda read: read[1].get("kind") in ACTS and lobby.is_full(read[1].get("room", "")),
             take=self._take,
             hold=_nothing,

@@ -77,7 +77,7 @@ class Guest(Protocol):
             self._reactor.time,
             connection.call_soon,
             room=lambda line: self._there.room,
-            length=lambda line: len(line or ""),
+            length=lambda line: len((line or "").encode()),
             is_blocked=lambda line: line is not None and self._lobby.is_blocked(self._there, line),
             take=self._hear,
             hold=connection.pause_reading,

@@ -142,7 +142,7 @@ class Guest(WebSocket):
             self._reactor.time,
             self.connection.call_soon,
             room=lambda text: self.room,
-            length=len,
+            length=lambda text: len(text.encode()),
             is_blocked=lambda text: self._lobby.is_blocked(self._there, text),
             take=self._hear,
             hold=self.hold,
