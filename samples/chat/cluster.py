@@ -119,6 +119,10 @@ class Cluster:
         """See `rooms.Link`."""
         return f"not said: {len(self._outbox)} lines wait already for the other machines" if self._outbox.full else None
 
+    def is_busy(self) -> bool:
+        """See `rooms.Link`. While the stream is away nobody waits: then what may be kept is kept, and no more."""
+        return self._up and self._outbox.half_full
+
     def sync(self, member: Member) -> None:
         """See `rooms.Link`."""
         self._outbox.ask(member)
@@ -132,6 +136,8 @@ class Cluster:
     def acknowledge(self, number: int) -> None:
         """The stream has the first so many of those that wait."""
         self._outbox.acknowledge(number)
+        if not self._outbox.half_full:
+            self._lobby.eased()
 
     @property
     def waiting(self) -> int:
@@ -152,6 +158,7 @@ class Cluster:
             self._lobby.announce(_CUT_OFF)
             self._told = True
         self._up = up
+        self._lobby.eased()
 
     def beat(self) -> None:
         """A sign of life, unless there is another."""

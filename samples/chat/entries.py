@@ -20,9 +20,10 @@ from collections.abc import Iterator, Mapping
 
 import attrs
 
+from samples.chat.names import is_ignorable, is_name
 from samples.chat.text import clean
 
-# Longer than a name may be, for its case may have been folded.
+# More than a name has here: another node may have other rules, and a newer Unicode.
 _NAME_LENGTH = 64
 # Members in one entry of a roster: some 20 KB.
 _ROSTER_PART = 500
@@ -52,7 +53,7 @@ def node_and_entry(fields: Mapping[str, str]) -> tuple[str, Entry]:
     """Whose it is, and what; KeyError or ValueError for what is no entry."""
     node, kind, name, room = (fields[field] for field in ("node", "kind", "name", "room"))
     machine, colon, token = node.partition(":")
-    if not (colon and _plain(machine) and _plain(token)):
+    if not (colon and is_name(machine) and is_name(token)):
         raise ValueError(f"no node is called {node!r}")
     if kind in ACTS:
         name, room = shown(name), shown(room)
@@ -61,15 +62,15 @@ def node_and_entry(fields: Mapping[str, str]) -> tuple[str, Entry]:
     return node, Entry(int(fields["count"]), kind, name, room, text)
 
 
-def _plain(word: str) -> bool:
-    return 1 <= len(word) <= _NAME_LENGTH and all(character.isalnum() or character in "-_" for character in word)
-
-
 def shown(name: object) -> str:
     """A name or a room from the stream, which is short and drives no terminal, or ValueError."""
-    if not isinstance(name, str) or not 1 <= len(name) <= _NAME_LENGTH or clean(name) != name:
+    if not isinstance(name, str) or not 1 <= len(name) <= _NAME_LENGTH or not _is_seen(name):
         raise ValueError(f"nobody is called {name!r}")
     return name
+
+
+def _is_seen(name: str) -> bool:
+    return clean(name) == name and not any(map(is_ignorable, name))
 
 
 def place(id: str) -> tuple[int, int]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from reactor import Reactor
 from samples import common
 from samples.chat.cluster import EXPIRY
-from samples.chat.rooms import Lobby, Refused, checked_name
+from samples.chat.names import Refused, checked_name
+from samples.chat.rooms import Lobby
 from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT
 
 if TYPE_CHECKING:

@@ -9,6 +9,9 @@ earlier one, which would then be dropped as a repetition.
 
 *Reading first.* A node says hello only when it has its place in the stream, so that it misses no answer.
 
+*No faster than the members here read.* While one of them reads slowly, the lines of other machines wait in the stream
+(`pace.py`): the entries that were read and not yet taken are at most those of one XREAD.
+
 *Acknowledged* is what EXEC has answered for. How safe that is, Redis's configuration decides: with `appendonly yes` and
 `appendfsync always` it is on disk.
 """
@@ -18,11 +21,13 @@ from __future__ import annotations
 import logging
 import random
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from reactor import Connector, Misuse, Reactor, TimerHandle
 from samples.chat.cluster import EXPIRY, Cluster
+from samples.chat.entries import ACTS
+from samples.chat.pace import Turns
 from samples.chat.redis import RedisConnection, Target
 from samples.chat.rooms import Lobby
 
@@ -39,6 +44,10 @@ _BLOCK = 5.0
 _PATIENCE = 10.0
 # Different reasons for a loss that are logged before it works again.
 _REASONS = 20
+
+
+# An entry's id and its fields.
+_Read = tuple[str, Mapping[str, str]]
 
 
 class Backoff:
@@ -156,6 +165,17 @@ class Node:
         self._reactor = reactor
         self._lobby = lobby
         self._target = target
+        self._turns: Turns[_Read] = Turns(
+            lobby,
+            reactor.time,
+            self._soon,
+            room=lambda read: read[1].get("room", ""),
+            length=lambda read: len(read[1].get("text", "").encode()),
+            is_blocked=lambda read: read[1].get("kind") in ACTS and lobby.is_full(read[1].get("room", "")),
+            take=self._take,
+            hold=_nothing,
+            go_on=self._read,
+        )
         self._stream_length = stream_length
         self._beat_delay = expiry / 3
         # Whoever returns must be heard before the others give it up.
@@ -198,6 +218,8 @@ class Node:
     def _lost(self, reason: str) -> None:
         if self._writing.connection is None:
             self._appending = False
+        if self._reading.connection is None:
+            self._turns.stop()  # what was not taken is read again
         if reason not in self._reasons and len(self._reasons) < _REASONS and not self._said_goodbye:
             self._reasons.add(reason)
             logger.warning("Redis at %s: %s; trying again until it works", self._target, reason)
@@ -238,10 +260,13 @@ class Node:
         if not self._begun:
             self._begun = True
             self._writing.open()
-        for id, words in reply[0][1] if reply else ():
-            texts = [word.decode("utf-8", "replace") for word in words]
-            self.cluster.feed(id.decode(), dict(zip(texts[::2], texts[1::2], strict=False)))
-        self._read()
+        self._turns.add(_entry(id, words) for id, words in (reply[0][1] if reply else ()))
+        if not self._turns.held:
+            self._read()
+
+    def _take(self, read: _Read) -> bool:
+        self.cluster.feed(*read)
+        return True
 
     # Appending
 
@@ -253,10 +278,13 @@ class Node:
         """What one turn gathers goes out together."""
         if not self._work_is_due:
             self._work_is_due = True
-            try:
-                self._reactor.call_soon(self._work)
-            except Misuse:
-                pass  # the reactor has closed
+            self._soon(self._work)
+
+    def _soon(self, callback: Callable[[], None]) -> None:
+        try:
+            self._reactor.call_soon(callback)
+        except Misuse:
+            pass  # the reactor has closed
 
     def _work(self) -> None:
         self._work_is_due = False
@@ -291,3 +319,12 @@ class Node:
             self.close()
         else:
             self._append()
+
+
+def _entry(id: bytes, words: list[bytes]) -> _Read:
+    texts = [word.decode("utf-8", "replace") for word in words]
+    return id.decode(), dict(zip(texts[::2], texts[1::2], strict=False))
+
+
+def _nothing() -> None:
+    """Nothing is read while entries wait: the next XREAD is sent when all were taken."""

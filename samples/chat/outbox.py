@@ -34,6 +34,11 @@ class Outbox:
         return len(self._entries) >= self._limit
 
     @property
+    def half_full(self) -> bool:
+        """Whether half as many wait as may."""
+        return 2 * len(self._entries) >= self._limit
+
+    @property
     def lines(self) -> int:
         """How many of those that wait are lines that somebody said."""
         return sum(entry.kind == "said" for entry in self._entries)

@@ -14,17 +14,15 @@ an `@` that no name here can have, come from it. Either way the same method chan
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
 
+from samples.chat.names import NAME_LENGTH, Refused, checked_name, folded, likenesses
 from samples.chat.text import clean
 
 FIRST_ROOM = "lobby"
-# Names are shown in front of every line, so a long one is a nuisance to all.
-NAME_LENGTH = 16
 # Names in one answer to /list: its length must not grow with the number of members.
 _LIST_LENGTH = 50
 
@@ -37,6 +35,8 @@ class Member:
     name: str
     room: str
     present: bool = True
+    # Too much waits for them already (`pace.py`).
+    full: bool = False
     # On another machine: told nothing from here.
     elsewhere: bool = False
 
@@ -64,12 +64,11 @@ class Link(Protocol):
     def refusal(self) -> str | None:
         """Why nothing can be said just now, or None."""
 
+    def is_busy(self) -> bool:
+        """Whether so much waits for them that a member who says much must wait. `Lobby.eased` is called afterwards."""
+
     def sync(self, member: Member) -> None:
         """Tells the member, now or later, when all that they have said by now is safe, and how many lines that is."""
-
-
-class Refused(Exception):
-    """What was asked for cannot be had; the message says why, for the member to read."""
 
 
 class Lobby:
@@ -78,10 +77,12 @@ class Lobby:
     def __init__(self) -> None:
         # The other machines, if there are any.
         self.link: Link | None = None
-        # Those here, by the name that is compared: BEN, Ben and ben are one.
+        # Those here, by each likeness of their name: it names nobody else, and looks like nobody else's.
         self._names: dict[str, Member] = {}
         self._rooms: dict[str, _Room] = {}
         self._guests = 0
+        # Who is called when they may speak again, in turn, and in which room.
+        self._waiting: dict[Callable[[], None], str] = {}
 
     def enter(self, tell: Callable[[str], None], name: str = "", room: str = "") -> Member:
         """A newcomer, in the first room under a name that nobody here has, or as they wish.
@@ -90,17 +91,17 @@ class Lobby:
         """
         refusals: list[str] = []
         try:
-            name = self._free_name_like(name) if name else self._free_name()
+            name = self._name_like(name) if name else self._next_guest()
         except Refused as exc:
             refusals.append(f"* {exc}")
-            name = self._free_name()
+            name = self._next_guest()
         try:
-            room = _key(checked_name(room, "room name")) if room else FIRST_ROOM
+            room = folded(checked_name(room, "room name")) if room else FIRST_ROOM
         except Refused as exc:
             refusals.append(f"* {exc}")
             room = FIRST_ROOM
         member = Member(tell, name, room)
-        self._names[_key(name)] = member
+        self._take_name(member)
         for line in (f"* welcome, {name}; /help tells what you can do", *refusals):
             tell(line)
         self.joined(member)
@@ -159,10 +160,10 @@ class Lobby:
 
     def renamed(self, member: Member, name: str) -> None:
         """They have another name, which is free."""
-        before, member.name = member.name, name
-        if not member.elsewhere:
-            del self._names[_key(before)]
-            self._names[_key(name)] = member
+        before = member.name
+        self._free_name_of(member)
+        member.name = name
+        self._take_name(member)
         self._spread(member.room, f"* {before} is now {name}")
         self._pass_on(member, "renamed", before, name)
 
@@ -171,6 +172,7 @@ class Lobby:
         self._out_of_room(member)
         self._spread(member.room, f"* {member.name} went to {room}")
         self._pass_on(member, "went", member.name, room)
+        self.eased(member.room)
         member.room = room
         self.place(member)
         self._spread(room, f"* {member.name} joined {room}")
@@ -189,9 +191,9 @@ class Lobby:
     def remove(self, member: Member) -> None:
         """Takes them out of their room, and tells nobody."""
         member.present = False
-        if not member.elsewhere:
-            del self._names[_key(member.name)]
+        self._free_name_of(member)
         self._out_of_room(member)
+        self.eased(member.room)
 
     def _out_of_room(self, member: Member) -> None:
         there = self._rooms[member.room]
@@ -209,6 +211,37 @@ class Lobby:
         if self.link is not None and not member.elsewhere:
             self.link.act(member, kind, name, member.room, text)
 
+    # Waiting (`pace.py`)
+
+    def is_full(self, room: str, besides: Member | None = None) -> bool:
+        """Whether too much waits already for a member here who would be told."""
+        there = self._rooms.get(room)
+        return there is not None and any(member.full for member in there.here if member is not besides)
+
+    def is_blocked(self, member: Member, line: str) -> bool:
+        """Whether a member who has said much lately must wait with this line. Their own answers hold up no command."""
+        if line.startswith("/") and not line.startswith("//"):
+            return self.is_full(member.room, besides=member)
+        return self.is_full(member.room) or (self.link is not None and self.link.is_busy())
+
+    def wait(self, room: str, ready: Callable[[], None]) -> None:
+        """Calls `ready` once, when fewer are full in the room. It must not act in the lobby."""
+        self._waiting[ready] = room
+
+    def wait_no_more(self, ready: Callable[[], None]) -> None:
+        """As if `wait` had not been called."""
+        self._waiting.pop(ready, None)
+
+    def is_waited_for(self, room: str) -> bool:
+        """Whether anybody waits until nobody in the room is full."""
+        return room in self._waiting.values()
+
+    def eased(self, room: str | None = None) -> None:
+        """Somebody in the room is not full any more, or has gone; None: in every room."""
+        for ready in [ready for ready, where in self._waiting.items() if room in (None, where)]:
+            del self._waiting[ready]
+            ready()
+
     # Commands
 
     def _obey(self, member: Member, line: str) -> None:
@@ -222,10 +255,10 @@ class Lobby:
             member.tell(f"* {exc}")
 
     def _rename(self, member: Member, wanted: str) -> None:
-        self.renamed(member, self._free_name_like(wanted, member))
+        self.renamed(member, self._name_like(wanted, member))
 
     def _join(self, member: Member, wanted: str) -> None:
-        room = _key(checked_name(wanted, "room name"))
+        room = folded(checked_name(wanted, "room name"))
         if room == member.room:
             raise Refused(f"you are in {room} already")
         self.went(member, room)
@@ -249,18 +282,31 @@ class Lobby:
 
     # Names
 
-    def _free_name_like(self, wanted: str, member: Member | None = None) -> str:
-        """The name as it will be shown; Refused when it cannot be one, or is somebody else's."""
+    def _take_name(self, member: Member) -> None:
+        if not member.elsewhere:
+            self._names.update(dict.fromkeys(likenesses(member.name), member))
+
+    def _free_name_of(self, member: Member) -> None:
+        if not member.elsewhere:
+            for likeness in likenesses(member.name):
+                del self._names[likeness]
+
+    def _name_like(self, wanted: str, member: Member | None = None) -> str:
+        """The name as it will be shown; Refused when it cannot be one, or is or looks like somebody else's."""
         name = checked_name(wanted, "nickname")
-        if self._names.get(_key(name)) not in (None, member):
-            raise Refused(f"the nickname {name} is taken")
+        for likeness in likenesses(name):
+            other = self._names.get(likeness)
+            if other not in (None, member):
+                assert other is not None
+                taken = folded(name) == folded(other.name)
+                raise Refused(f"the nickname {name} {'' if taken else f'looks like {other.name}, which '}is taken")
         return name
 
-    def _free_name(self) -> str:
+    def _next_guest(self) -> str:
         while True:
             self._guests += 1
             name = f"guest{self._guests}"
-            if _key(name) not in self._names:
+            if self._names.keys().isdisjoint(likenesses(name)):
                 return name
 
 
@@ -285,18 +331,6 @@ HELP = (
     *(f"{word + ' ' + command.follows:<17}{command.what}" for word, command in _COMMANDS.items()),
     f"{'//TEXT':<17}say a line that begins with a slash",
 )
-
-
-def checked_name(wanted: str, what: str) -> str:
-    """A name as it will be shown; Refused with the rule when it cannot be one."""
-    name = unicodedata.normalize("NFKC", wanted)
-    if not 1 <= len(name) <= NAME_LENGTH or not all(character.isalnum() or character in "-_" for character in name):
-        raise Refused(f"a {what} is 1 to {NAME_LENGTH} letters, digits, - or _")
-    return name
-
-
-def _key(name: str) -> str:
-    return name.casefold()
 
 
 def listed(names: list[str]) -> str:

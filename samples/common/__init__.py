@@ -16,22 +16,26 @@ the drain lost nothing; 1 that something was lost, with the reason on stderr. Re
 6. `server.py`        `run_server`; with `--workers` several processes do so (`../workers.py`).
 7. `client.py`        `run_client`, and the client that joins a connection with standard input and output.
 8. `descriptors.py`   how many connections a server can let in, so that descriptors are left for its work.
+9. `foreign.py`       for protocols of lines: a browser that speaks HTTP there is found out.
 """
 
 from samples.common.arguments import EXIT_STATUS, Parser, add_connect, needing, parser, patient
 from samples.common.certificates import trusting
 from samples.common.client import Client, run_client
 from samples.common.descriptors import Room
+from samples.common.foreign import FirstLine, is_foreign_command
 from samples.common.server import run_server
 from samples.common.words import count, port, reason, seconds, seconds_within, target
 
 __all__ = [
     "EXIT_STATUS",
     "Client",
+    "FirstLine",
     "Parser",
     "Room",
     "add_connect",
     "count",
+    "is_foreign_command",
     "needing",
     "parser",
     "patient",

@@ -19,6 +19,8 @@ from collections.abc import Callable
 
 import attrs
 
+from samples.common.foreign import is_foreign_command
+
 # RFC 5321, 4.5.3.1.4 and .6: what every server must take, with its CR LF. MAIL may be longer by its parameters: SIZE
 # (RFC 1870), BODY (RFC 6152) and SMTPUTF8 (RFC 6531).
 COMMAND_BYTES = 512 + 26 + 17 + 10
@@ -32,8 +34,6 @@ _MOST_ERRORS = 20
 # A source route is read and ignored (4.1.1.3); a quoted local part may hold anything.
 _PATH = re.compile(r'[ ]*<(?:@[^:<>\s"]+:)?((?:"(?:[^"\\]|\\.)*"|[^"<>\s])*)>(?: +(.*))?', re.DOTALL)
 _PARAMETER = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]*)(?:=([!-<>-~]+))?")
-# What a browser says that was lured here: it must not go on, for the rest of its request would be read as commands.
-_NOT_SMTP = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "CONNECT")
 _KNOWN_ELSEWHERE = ("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "TURN")
 
 
@@ -111,7 +111,7 @@ class Session:
         verb, _, rest = line.partition(b" ")
         try:
             word = verb.decode("ascii", "replace").upper()
-            if word in _NOT_SMTP:
+            if is_foreign_command(line):
                 raise _Refused(421, "4.7.0 this is a mail server")
             obey = COMMANDS.get(word)
             if obey is None:

@@ -1,7 +1,8 @@
 """A page in one file: its style, its script and all, and a policy that lets nothing else run, load or be sent anywhere.
 
 The policy names the script and the style by their digests. So a line that got into the page as markup could not run,
-and what the page may talk to is only where it came from.
+and what the page may talk to is only where it came from. No page of another site keeps a hold on its window either: it
+could send it to another address, whose fragment the page reads.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ def page_response(page: bytes, *fields: tuple[str, str]) -> Response:
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
-    about = (("Content-Type", "text/html; charset=utf-8"), ("Content-Security-Policy", "; ".join(policy)))
+    about = (
+        ("Content-Type", "text/html; charset=utf-8"),
+        ("Content-Security-Policy", "; ".join(policy)),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+    )
     return Response(200, (*about, *fields), page)
 
 

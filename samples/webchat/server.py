@@ -4,12 +4,19 @@
 this server, from inside the user's network. So `Origin` must be ours, or one that was allowed. Who sends none is no
 browser, and could send any.
 
+*The same member again.* When the network of a browser goes away without a word, its member stays until a ping is not
+answered. The page has come back by then, and would find its name taken by its own ghost. So each browser is told a
+token that nobody can guess and nobody else is told; whoever offers it when they connect takes the name over from that
+member, who is ended. It is offered as a subprotocol, `again.TOKEN`, because addresses are logged. A token is good once,
+and only as long as its member is there, so there are as many as browsers.
+
 *How a member ends* is told to the room in words that fit the code of the Close frame (`_PARTED`). Whoever is ended
 leaves the lobby in the same breath: afterwards nobody tells them anything any more.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -20,13 +27,17 @@ import attrs
 
 from reactor import Listener, Options, Reactor, ReactorClosed, TimerHandle
 from samples import web
+from samples.chat.pace import PATIENCE, Turns
 from samples.chat.rooms import Member
 from samples.chat.server import LINE_LIMIT, QUEUE_LIMIT, for_members
 from samples.webchat.view import WatchedLobby, line_told, told
 from samples.webchat.websocket import GOING_AWAY, LOST, NO_STATUS, NORMAL, WebSocket, text_frame, upgrade
 
-# A message is one line, or a few that were pasted.
-_LINES_IN_A_MESSAGE = 4
+# A line that is too long is told of; one that is so many times as long as a line may be ends the WebSocket: 1009.
+_TIMES_TOO_LONG = 4
+# The page takes a connection for dead when a message has no answer for 10 s.
+_HELD_SECONDS = 4.0
+_SUBPROTOCOL, _AGAIN = "chat", "again."
 # Who is where is told at most so often: a storm of people coming costs each browser four messages a second.
 _LOOK_SECONDS = 0.25
 
@@ -39,6 +50,7 @@ _PAGE_FIELDS = (
     ("Referrer-Policy", "no-referrer"),
     ("Cache-Control", "no-cache"),
 )
+_HELD = text_frame(told("held"))
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -97,45 +109,108 @@ class Guest(WebSocket):
     """One browser, and the member behind it."""
 
     def __init__(self, reactor: Reactor, board: Board, request: web.Request, settings: Settings) -> None:
-        super().__init__(reactor, _LINES_IN_A_MESSAGE * settings.line_limit, settings.queue_limit)
+        super().__init__(reactor, _TIMES_TOO_LONG * settings.line_limit, settings.queue_limit, settings.patience)
         self._board = board
         self._lobby = board.lobby
         self._settings = settings
         # Who and where they were, if they come again.
         self._wishes = {name: values[-1] for name, values in parse_qs(request.query).items()}
+        offered = [word.strip() for word in request.fields.get("sec-websocket-protocol", "").split(",")]
+        self.subprotocol = _SUBPROTOCOL if _SUBPROTOCOL in offered else None
+        self._again = next((word.removeprefix(_AGAIN) for word in offered if word.startswith(_AGAIN)), "")
+        self._token = secrets.token_urlsafe(16)
         self._member: Member | None = None
         self._welcome: list[str] = []
         self._shown = ("", "")
         self._count = 0
         self._idle: TimerHandle | None = None
+        self._held_notice: TimerHandle | None = None
+
+    @property
+    def _there(self) -> Member:
+        assert self._member is not None
+        return self._member
 
     @property
     def room(self) -> str:
         """Where they are."""
-        assert self._member is not None
-        return self._member.room
+        return self._there.room
 
     def opened(self) -> None:
+        self._turns: Turns[str] = Turns(
+            self._lobby,
+            self._reactor.time,
+            self.connection.call_soon,
+            room=lambda text: self.room,
+            length=lambda text: len(text.encode()),
+            is_blocked=lambda text: self._lobby.is_blocked(self._there, text),
+            take=self._hear,
+            hold=self.hold,
+            go_on=self.go_on,
+        )
         self.send(text_frame(told("hello", line_bytes=self._settings.line_limit)))
-        self._member = self._lobby.enter(self.tell, self._wishes.get("nick", ""), self._wishes.get("room", ""))
+        self._member = self._lobby.enter(self.tell, *self._name_and_room())
         self._show_self()
+        self._lobby.claims[self._token] = self._give_way
+        self.send(text_frame(told("claim", token=self._token)))
         for line in self._welcome:
             self.tell(line)
+        self.filled(self._outgoing.full)
         self._board.add(self)
         self._wait_for_a_word()
 
+    def _name_and_room(self) -> tuple[str, str]:
+        """As whom they wish to come, and where to; who comes again, as the member that they were."""
+        ghost = self._lobby.claims.get(self._again)
+        return (self._wishes.get("nick", ""), self._wishes.get("room", "")) if ghost is None else ghost()
+
+    def _give_way(self) -> tuple[str, str]:
+        """Their page has come back on another connection."""
+        was = (self._there.name, self._there.room)
+        self._part("lost the connection", NORMAL, "your page is connected again")
+        return was
+
     def text_received(self, text: str) -> None:
-        assert self._member is not None
-        for line in text.split("\n"):
-            if len(line.encode()) > self._settings.line_limit:
-                self.tell(f"* that line was longer than {self._settings.line_limit} bytes and was not sent")
-            elif not self._lobby.hear(self._member, line):
-                self.end(NORMAL, "you left")
-                return
+        self._turns.add([text])
+
+    def _hear(self, text: str) -> bool:
+        """One message, which is one line. False when they have left."""
+        if "\n" in text or "\r" in text:
+            self.tell("* a message is one line; that one was more and was not sent")
+        elif len(text.encode()) > self._settings.line_limit:
+            self.tell(f"* that line was longer than {self._settings.line_limit} bytes and was not sent")
+        elif not self._lobby.hear(self._there, text):
+            self.end(NORMAL, "you left")
+            return False
         self._count += 1
         self._show_self()
         self.send(text_frame(told("heard", count=self._count)))
         self._wait_for_a_word()
+        return True
+
+    def hold(self) -> None:
+        super().hold()
+        self._tell_held()
+
+    def _tell_held(self) -> None:
+        """While others read slowly, they are neither silent nor without an answer."""
+        self.send(_HELD)
+        self._wait_for_a_word()
+        self._held_notice = self._reactor.call_later(_HELD_SECONDS, self._tell_held)
+
+    def go_on(self) -> None:
+        if self._held_notice is not None:
+            self._held_notice.cancel()
+        super().go_on()
+
+    def filled(self, full: bool) -> None:
+        if self._member is not None:
+            self._member.full = full
+            if not full:
+                self._lobby.eased(self.room)
+
+    def is_waited_for(self) -> bool:
+        return self._lobby.is_waited_for(self.room)
 
     def tell(self, line: str) -> None:
         """Shows a line, or marks them as too slow. Never raises."""
@@ -145,10 +220,13 @@ class Guest(WebSocket):
             self.send(_line_frame(self._member.room, line))
 
     def over(self, code: int, reason: str) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
+        for timer in (self._idle, self._held_notice):
+            if timer is not None:
+                timer.cancel()
         self._board.remove(self)
+        self._lobby.claims.pop(self._token, None)
         if self._member is not None:
+            self._turns.stop()
             self._lobby.leave(self._member, _PARTED.get(code, f"was dropped: {reason}" if reason else "was dropped"))
 
     def draining(self) -> None:
@@ -186,6 +264,8 @@ class Settings:
     origins: Collection[str] = ()
     line_limit: int = LINE_LIMIT
     queue_limit: int = QUEUE_LIMIT
+    # Drop a member for whom others wait, and who takes next to nothing for so long.
+    patience: float = PATIENCE
     # End a member who says nothing for so long, whatever their browser answers. None: never.
     idle_seconds: float | None = None
 

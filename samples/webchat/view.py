@@ -1,11 +1,14 @@
 """What a browser is told, as JSON, and when it changes. No sockets, no frames.
 
-A browser says the same lines as anybody (`/join tea`, or something to say), one in each text message. It is told:
+A browser says the same lines as anybody (`/join tea`, or something to say), one in each text message, never more than
+one. It is told:
 
     {"kind": "hello", "line_bytes": 2000}                           once, first: how long a line may be
     {"kind": "said", "room": "tea", "from": "ann", "text": "hi"}    somebody said something, perhaps themselves
     {"kind": "note", "room": "tea", "text": "ann joined tea"}       the server's own word, for them or for the room
     {"kind": "you", "name": "ann", "room": "tea"}                   who and where they are now
+    {"kind": "claim", "token": "..."}                               what makes it the same member again (`server.py`)
+    {"kind": "held"}                                                its messages wait until others have read
     {"kind": "heard", "count": 3}                                   so many of their messages were taken, and answered
     {"kind": "people", "room": "tea", "names": [...], "more": 0}    who is in their room, and how many more
     {"kind": "rooms", "rooms": [["tea", 3, 120], ...]}              each room, how many are in it, lines said in it
@@ -50,6 +53,8 @@ class WatchedLobby(Lobby):
         self.watchers: list[Callable[[], None]] = []
         # Lines said in each room since it was made.
         self._spoken: Counter[str] = Counter()
+        # By its token, what takes a browser's member out and returns who and where they were: for its page came back.
+        self.claims: dict[str, Callable[[], tuple[str, str]]] = {}
 
     def place(self, member: Member) -> None:
         super().place(member)

@@ -7,6 +7,7 @@ can be read any more, so our Close (1002, 1007) is followed by the FIN at once; 
 *Bounded.* A message has a size (1009). Once the kernel takes no more for a peer, at most `queue_limit` bytes wait, and
 then they are ended: 1008, because the peer breaks our rule; 1013 would say that we are overloaded. A peer of whom
 nothing is heard is asked with a ping, and ended when nothing comes: a browser answers by itself, a dead one never.
+A peer may be held: nothing more is read or taken from it, and nothing is expected of it, until it may go on.
 
 *Never from inside.* `send` may be called while a line is spread to many, so it ends nobody: who turns out to be too
 slow is ended in a call of its own.
@@ -34,6 +35,7 @@ from wsproto.utilities import RemoteProtocolError
 
 from reactor import Connection, Protocol, Reactor, TimerHandle
 from samples import web
+from samples.chat.pace import PATIENCE, Outgoing
 
 # RFC 6455, 7.4.1.
 NORMAL, GOING_AWAY, UNSUPPORTED, NO_STATUS, LOST, POLICY, TOO_BIG = 1000, 1001, 1003, 1005, 1006, 1008, 1009
@@ -78,16 +80,22 @@ class WebSocket(Protocol):
 
     machine: WSConnection
 
-    def __init__(self, reactor: Reactor, message_limit: int, queue_limit: int) -> None:
+    # What of the request's Sec-WebSocket-Protocol is agreed on.
+    subprotocol: str | None = None
+
+    def __init__(self, reactor: Reactor, message_limit: int, queue_limit: int, patience: float = PATIENCE) -> None:
         self._reactor = reactor
         self._message_limit = message_limit
         self._queue_limit = queue_limit
+        self._patience = patience
         self._parts: list[str] | list[bytes] = []
         self._size = 0
         # The next ping or, once we have sent our Close, the end of waiting for theirs.
         self._timer: TimerHandle | None = None
         self._heard = True
-        self._behind = self._too_slow = self._over = False
+        # What had been written behind the last ping, and what the peer had taken when that was last looked at.
+        self._asked = self._taken = 0
+        self._held = self._over = False
 
     # For who uses it
 
@@ -107,13 +115,29 @@ class WebSocket(Protocol):
         Never from inside `send`, but from inside `end`.
         """
 
+    def filled(self, full: bool) -> None:
+        """More than the high watermark waits for the peer; or not any more."""
+
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits until the peer is not full any more: who takes nothing meanwhile is ended."""
+        return False
+
+    def hold(self) -> None:
+        """Takes no message until `go_on`."""
+        self._held = True
+        self.connection.pause_reading()
+
+    def go_on(self) -> None:
+        """Takes what has come meanwhile, and reads on unless it is held again."""
+        self._held, self._heard = False, True
+        self._take_events()
+        if not self._held:
+            self.connection.resume_reading()
+
     def send(self, frame: bytes) -> None:
         """Sends what `text_frame` made, or queues it. Never raises and never calls back; nothing once it is over."""
-        if self._over:
-            return
-        self._check_queue(len(frame))
-        if not self._too_slow:
-            self.connection.write(frame)
+        if not self._over:
+            self._outgoing.write(frame)
 
     def end(self, code: int, reason: str = "") -> None:
         """Ends in order, with a Close frame behind what was sent. Again, or when it is over, does nothing."""
@@ -121,23 +145,31 @@ class WebSocket(Protocol):
             return
         self.connection.write(self.machine.send(CloseConnection(code=code, reason=reason)))
         self._set_timer(CLOSE_SECONDS, self._finish)
+        if self._held:
+            self.connection.call_soon(self.go_on)  # their Close is waited for
         self._tell_over(code, reason)
 
     # Callbacks
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
-        connection.write(self.machine.send(AcceptConnection()))
+        self._outgoing = Outgoing(
+            self._reactor,
+            connection,
+            self._queue_limit,
+            self._patience,
+            self._drop,
+            changed=self.filled,
+            is_waited_for=self.is_waited_for,
+        )
+        connection.write(self.machine.send(AcceptConnection(subprotocol=self.subprotocol)))
         self._set_timer(PING_SECONDS, self._ping)
         self.opened()
 
     def data_received(self, data: bytes) -> None:
         self._heard = True
         self.machine.receive_data(data)
-        for event in self.machine.events():
-            self._take(event)
-            if self.connection.is_closing():
-                return
+        self._take_events()
 
     def eof_received(self) -> bool:
         self._set_timer(None)
@@ -145,11 +177,10 @@ class WebSocket(Protocol):
         return False
 
     def pause_writing(self) -> None:
-        self._behind = True
-        self._check_queue(0)  # too much may wait already
+        self._outgoing.pause_writing()
 
     def resume_writing(self) -> None:
-        self._behind = False
+        self._outgoing.resume_writing()
 
     def draining(self) -> None:
         self.end(GOING_AWAY, "the server is shutting down")
@@ -159,6 +190,12 @@ class WebSocket(Protocol):
         self._tell_over(LOST, "")
 
     # Frames
+
+    def _take_events(self) -> None:
+        for event in self.machine.events():
+            self._take(event)
+            if self._held or self.connection.is_closing():
+                return
 
     def _take(self, event: Event) -> None:
         if isinstance(event, CloseConnection):
@@ -205,23 +242,30 @@ class WebSocket(Protocol):
     def _tell_over(self, code: int, reason: str) -> None:
         if not self._over:
             self._over = True
+            self._outgoing.stop()
             self.over(code, reason)
 
     # Who does not read, and who is not there
 
-    def _check_queue(self, more: int) -> None:
-        waiting = self.connection.get_write_buffer_size()
-        if self._behind and not self._too_slow and waiting + more > self._queue_limit:
-            self._too_slow = True
-            self._reactor.call_soon(self.end, POLICY, f"too slow: {waiting} bytes waited for you")
+    def _drop(self, waiting: int) -> None:
+        self.end(POLICY, f"too slow: {waiting} bytes waited for you")
 
     def _ping(self) -> None:
-        if not self._heard:
+        if self._is_reading_up_to_it():
+            self._set_timer(PING_SECONDS, self._ping)
+            return
+        if not (self._heard or self._held):
             self.end(POLICY, f"nothing was heard of you for {PING_SECONDS:.0f} s")
             return
         self._heard = False
         self.send(self.machine.send(Ping()))
+        self._asked, self._taken = self.connection.report.written, self._outgoing.taken
         self._set_timer(PING_SECONDS, self._ping)
+
+    def _is_reading_up_to_it(self) -> bool:
+        """Whether the last ping still waits behind what the peer is busy reading."""
+        before, self._taken = self._taken, self._outgoing.taken
+        return before < self._taken < self._asked
 
     def _set_timer(self, seconds: float | None, callback: Callable[[], None] | None = None) -> None:
         if self._timer is not None:

@@ -171,6 +171,64 @@ def test_what_was_not_read_is_marked(node, page):
         assert page.window.title == "#tea"
 
 
+def test_an_address_is_the_name_of_a_room_or_nothing(node, page):
+    """A fragment with more than a name in it makes nobody speak or obey; with a name it leads to the room."""
+    with node.nc("carl") as carl:
+        page.named("ann")
+        for fragment in (
+            "#lobby%0AI%20resign%20today%0A/nick%20clown",
+            "#tea%0D/quit",
+            "#tea%20/quit",
+            "#%E2%80%A8a",
+            "#%FF",
+        ):
+            page.window.execute_script("location.hash = arguments[0]", fragment)
+        page.window.execute_script("location.hash = 'Tea'")
+        page.shows("#room", "tea")
+        assert page.window.execute_script("return location.hash") == "#tea"
+        page.type("/join lobby", "here I am")
+        carl.settimeout(10)
+        heard = b""
+        while b"<ann> here I am" not in heard:
+            heard += carl.recv(4096)
+        assert b"resign" not in heard
+        assert b"clown" not in heard
+        assert page.find("#my-name").text == "ann"
+
+
+def test_a_page_of_another_site_loses_the_window_that_it_opened(node):
+    """So it cannot send that window to another address."""
+    with chromium.browser() as window:
+        window.get(f"data:text/html,<button onclick=\"opened = window.open('{node.url}')\">read on</button>")
+        window.find_element("css selector", "button").click()
+        wait_for(lambda: window.execute_script("return opened.closed"), "the other page keeps the window")
+        wait_for(lambda: len(window.window_handles) == 2, "no window was opened")
+        window.switch_to.window(next(one for one in window.window_handles if one != window.current_window_handle))
+        wait_for(lambda: window.find_elements("css selector", "#state[data-state=open]"), "the page does not connect")
+        assert window.execute_script("return window.opener") is None
+
+
+def test_the_page_is_the_same_member_after_its_connection_vanished(node, page):
+    """It takes its name over from its own ghost, which is still there for the server, and tells nobody how."""
+    page.named("ann").type("/join tea", "before")
+    page.shows(".log:not([hidden])", "before")
+    for _ in range(3):
+        page.window.execute_script("ghost = socket; ghost.close = () => undefined; unanswered();")
+        page.is_connected()
+        page.shows("#my-name", "ann")
+        page.shows("#room", "tea")
+        wait_for(lambda: page.window.execute_script("return ghost.readyState") == 3, "the ghost is not ended")
+        wait_for(lambda: page.text("#people bdi").split() == ["ann"], page.text("#people"))
+    assert page.window.execute_script("return sessionStorage.getItem('chat.claim')") is None
+    page.window.refresh()
+    page.is_connected()
+    page.shows("#my-name", "ann")
+    assert page.window.execute_script("return sessionStorage.getItem('chat.claim')") is None
+    with chromium.browser() as other:
+        assert Page(other, node).named("ben").text("#my-name") == "ben"
+    assert page.complaints() == []
+
+
 def test_who_quits_stays_away_until_they_come_back(page):
     """A normal end is not tried again by itself."""
     page.named("ann").type("/quit")

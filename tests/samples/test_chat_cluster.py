@@ -139,6 +139,28 @@ def test_an_act_here_is_shown_elsewhere(two, lines, shown):
     assert Counter(own) == Counter(set(own))
 
 
+def test_who_says_much_waits_while_much_waits_for_the_stream(stream):
+    """From half of what may wait on, until the stream has taken it; not while the stream is away: then it is kept."""
+    machine = Machine(stream, "a", waiting_limit=100)
+    settle(machine)
+    called: list[int] = []
+    for number in range(49):
+        machine.says(f"line {number}")
+    assert not machine.lobby.is_blocked(machine.member, "hello")
+    machine.says("one more")
+    assert machine.lobby.is_blocked(machine.member, "hello")
+    assert not machine.lobby.is_blocked(machine.member, "/list")
+    machine.lobby.wait("lobby", lambda: called.append(1))
+    machine.append(1)
+    assert not machine.lobby.is_blocked(machine.member, "hello")
+    assert called == [1]
+    machine.says("another")
+    machine.lobby.wait("lobby", lambda: called.append(2))
+    machine.cluster.connected(False)
+    assert not machine.lobby.is_blocked(machine.member, "hello")
+    assert called == [1, 2]
+
+
 def test_rooms_are_one_over_all_machines(two):
     """Who goes to a room meets who is there from elsewhere, and /list has them all."""
     a, b = two

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from samples.chat.rooms import HELP, NAME_LENGTH, Lobby
+from samples.chat.names import NAME_LENGTH
+from samples.chat.rooms import HELP, Lobby
 
 
 @pytest.fixture
@@ -52,8 +53,8 @@ def test_newcomers_have_names_that_nobody_has(lobby):
         ("", "tea", [], ("guest2", "tea")),
         ("ann", "", [], ("ann", "lobby")),
         ("BEN", "tea", ["* the nickname BEN is taken"], ("guest2", "tea")),
-        ("a b", "", ["* a nickname is 1 to 16 letters, digits, - or _"], ("guest2", "lobby")),
-        ("ann", "?", ["* a room name is 1 to 16 letters, digits, - or _"], ("ann", "lobby")),
+        ("a b", "", ["* a nickname is 1 to 32 letters, digits, - or _"], ("guest2", "lobby")),
+        ("ann", "?", ["* a room name is 1 to 32 letters, digits, - or _"], ("ann", "lobby")),
     ],
 )
 def test_who_comes_back_may_say_as_whom_and_where_to(lobby, name, room, told, came):

@@ -155,6 +155,54 @@ def test_an_overlong_line_is_refused_and_the_member_stays(room):
     assert not any("xxx" in line for line in ann.lines)
 
 
+REQUEST = (
+    b"POST /%s HTTP/1.1\r\nHost: 127.0.0.1:7001\r\nOrigin: http://evil.test\r\n"
+    b"Content-Type: text/plain\r\n\r\n\n/nick eve\nvisit http://evil.test\n"
+)
+
+
+@pytest.mark.parametrize("target", [b"", b"x" * 5000, b"HTTP/1.1 " * 300], ids=["short", "too long", "twisted"])
+@pytest.mark.parametrize("piece", [1, 4096])
+def test_nothing_that_a_browser_sends_is_said_or_obeyed(room, target, piece):
+    """A web page can make one send a POST here: it is ended at its first line, however long that is."""
+    room.serve()
+    ann, browser = room.enter("ann"), room.enter()
+    request = REQUEST % target
+    for start in range(0, len(request), piece):
+        browser.send(request[start : start + piece])
+        if piece > 1 or start < 30:
+            room.reactor.run_once(0)
+    assert browser.read_to_end() == "EOF"
+    assert browser.lines[-2] == "* this is a chat for nc and telnet, not for a browser"
+    ann.hears("* guest2 left")
+    ann.says("alone")
+    ann.hears("<ann> alone")
+    assert not any("evil" in line or "eve" in line or "<guest2>" in line for line in ann.lines)
+
+
+def test_a_tls_handshake_is_no_line(room):
+    """A browser that was sent here by https is ended at once."""
+    room.serve()
+    ann, browser = room.enter("ann"), room.enter()
+    browser.send(b"\x16\x03\x01\x02\x00\x01\n/nick eve\n")
+    assert browser.read_to_end() == "EOF"
+    ann.hears("* guest2 left")
+    assert not any("eve" in line for line in ann.lines)
+
+
+@pytest.mark.parametrize(
+    "first", ["GET up, everybody", "POST /deploy failed", "see GET / HTTP/1.1", "HTTP/1.1", "GETS HTTP/1.1"]
+)
+def test_a_line_that_only_speaks_of_http_is_said(room, first):
+    """Only a request line ends a connection, and only as the first line."""
+    room.serve()
+    ann, script = room.enter("ann"), room.enter()
+    script.says(first, "GET / HTTP/1.1", "done")
+    ann.hears(f"<guest2> {first}")
+    ann.hears("<guest2> GET / HTTP/1.1")
+    ann.hears("<guest2> done")
+
+
 def test_telnet_negotiation_is_answered_and_not_shown(room):
     """Offers and requests are refused, and only the text is said."""
     room.serve()
@@ -177,7 +225,7 @@ def test_control_characters_reach_nobody(room):
 
 def test_a_slow_member_is_dropped_and_nobody_else_notices(room):
     """Others get every line and read why; the slow one finds the reason at the end of what waited, then EOF."""
-    room.serve(queue_limit=16 * 1024)
+    room.serve(queue_limit=16 * 1024, patience=0.1)
     ann, ben = room.enter("ann"), room.enter("ben")
     slow = room.enter("slow", receive_buffer=4096)
     said = 0
@@ -236,7 +284,7 @@ def test_no_more_than_the_limit_waits_for_a_slow_member(room):
 
 def test_slow_members_are_dropped_together(room):
     """Many at once: each is told of once, the fast one hears everything."""
-    room.serve(queue_limit=4096)
+    room.serve(queue_limit=4096, patience=0.1)
     ann = room.enter("ann")
     slow = [room.enter(receive_buffer=4096) for _ in range(8)]
     said = 0

@@ -167,6 +167,32 @@ def talk(a: Machine, b: Machine) -> None:
     a.sees(SAFE.format(1)), b.sees(SAFE.format(1))
 
 
+# No faster than the members read
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_lines_of_another_machine_wait_while_somebody_here_reads_slowly(redis, join, one_reactor, interrupted):
+    """All but a burst wait, also through a new connection to Redis; then each is shown once, in order."""
+    a, b = join(redis.url, "a"), join(redis.url, "b")
+    talk(a, b)
+    lines = [f"line {number} {'.' * 80}" for number in range(1000)]
+    b.member.full = True
+    a.says(*lines, "/sync")
+    a.sees(SAFE.format(1 + len(lines)))
+    turn_until(one_reactor, lambda: b.lobby.is_waited_for("lobby"))
+    if interrupted:
+        redis.command("CLIENT", "KILL", "TYPE", "normal")
+        turn_until(one_reactor, lambda: not b.node.up)
+        turn_until(one_reactor, lambda: b.lobby.is_waited_for("lobby"))
+    for _ in range(10):
+        one_reactor.run_once(0.01)
+    assert len(b.lines()) < 100
+    b.member.full = False
+    b.lobby.eased("lobby")
+    b.sees(f"<{a.member.name}@a> {lines[-1]}")
+    assert [line.partition("> ")[2] for line in b.lines() if "@a>" in line] == ["grüße", *lines]
+
+
 # Ways to Redis
 
 

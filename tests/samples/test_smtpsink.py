@@ -65,6 +65,9 @@ RECIPIENT = (*SENDER, "RCPT TO:<c@d.test>")
         ((), "EXPN list", 502),
         ((), "STARTTLS", 502),
         ((), "GET / HTTP/1.1", 421),
+        ((), "post /x HTTP/1.1", 421),
+        ((), "Host: 127.0.0.1:2525", 421),
+        ((), "\x16\x03\x01", 421),
         ((), "MAIL FROM:<a@b.test>", 503),
         ((), "RCPT TO:<c@d.test>", 503),
         ((), "DATA", 503),
@@ -923,6 +926,20 @@ def test_a_refusal_reaches_a_client_that_is_still_sending(run):
             heard += data
     assert [line[:3] for line in heard.splitlines()] == [b"220", b"421"]
     assert server.stop() == 0
+
+
+def test_a_browsers_request_is_not_obeyed_however_long_its_first_line_is(run):
+    """What fits into no command is skipped; the next line of the request's head ends it."""
+    server = run("smtpsink", "--port", "0")
+    with server.connect() as client:
+        head = b"POST /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+        client.sendall(head + START)
+        heard = b""
+        while data := client.recv(65536):
+            heard += data
+    assert [line[:3] for line in heard.splitlines()] == [b"220", b"500", b"421"]
+    assert server.stop() == 0
+    assert server.output.count(b"\n") == 1  # where it listens
 
 
 def test_no_file_is_there_before_the_whole_message(run, tmp_path):

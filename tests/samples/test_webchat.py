@@ -41,9 +41,10 @@ PAGE = (ROOT / "samples" / "webchat" / "page.html").read_bytes()
 class Browser:
     """A WebSocket client in the simulated world. It answers pings and Close frames by itself, as browsers do."""
 
-    def __init__(self, chat, fields=(), **wishes):
+    def __init__(self, chat, fields=(), subprotocols=(), **wishes):
         self.messages, self.events, self.pings = [], [], 0
         self.accepted = False
+        self.subprotocol = None
         self.closed = None
         self.alive = True
         self.polite = True
@@ -53,7 +54,7 @@ class Browser:
         self.peer = chat.system.peer(chat.listener.addresses[0])
         self.peer.on_change = lambda _: self._look()
         headers = [(name.encode(), value.encode()) for name, value in fields]
-        self.send(Request(host="test", target=target, extra_headers=headers))
+        self.send(Request(host="test", target=target, extra_headers=headers, subprotocols=list(subprotocols)))
 
     def send(self, event):
         self.peer.send(bytes(self.machine.send(event)))
@@ -76,6 +77,7 @@ class Browser:
     def _take(self, event):
         if isinstance(event, AcceptConnection):
             self.accepted = True
+            self.subprotocol = event.subprotocol
         elif isinstance(event, TextMessage):
             self._text += event.data
             if event.message_finished:
@@ -118,8 +120,8 @@ class Chat:
         self.listener = serve(self.reactor, "127.0.0.1", 0, lobby=self.lobby, settings=Settings(**how))
         self.nc = chat.serve(self.reactor, "127.0.0.1", 0, lobby=self.lobby)
 
-    def browser(self, name="", **wishes):
-        made = Browser(self, **({"nick": name} if name else {}), **wishes)
+    def browser(self, name="", subprotocols=(), **wishes):
+        made = Browser(self, subprotocols=subprotocols, **({"nick": name} if name else {}), **wishes)
         self.run(1.0)
         assert made.accepted
         return made
@@ -192,7 +194,139 @@ def test_who_comes_again_is_who_and_where_they_were():
         again = room.browser("ann", room="no such name!")
         assert again.told("you")[-1] == {"name": "guest1", "room": "lobby"}
         assert "the nickname ann is taken" in again.notes
-        assert "a room name is 1 to 16 letters, digits, - or _" in again.notes
+        assert "a room name is 1 to 32 letters, digits, - or _" in again.notes
+
+
+# The same member again
+
+
+def token(browser):
+    return browser.told("claim")[-1]["token"]
+
+
+def test_a_page_that_comes_back_is_the_member_that_it_was():
+    """With its token it has the name and the room of its ghost at once; the ghost is ended, with a reason."""
+    with Chat() as room:
+        ben, ghost = room.browser("ben"), room.browser("ann", subprotocols=["chat"])
+        assert ghost.subprotocol == "chat"
+        ghost.say("/join tea")
+        room.run(1.0)
+        ann = room.browser("ann", subprotocols=["chat", f"again.{token(ghost)}"], room="lobby")
+        assert ann.subprotocol == "chat"
+        assert ann.told("you") == [{"name": "ann", "room": "tea"}]
+        assert ann.notes[-1] == "ann joined tea"
+        assert [member.name for member in room.lobby.members("tea")] == ["ann"]
+        assert ghost.closed == (1000, "your page is connected again")
+        room.run(CLOSE_SECONDS)
+        assert len(room.reactor.connections) == 2
+        assert ben.closed is None
+
+
+def test_a_guest_that_comes_back_has_its_number_again():
+    """The token has the name, whatever it is."""
+    with Chat() as room:
+        ghost = room.browser()
+        ghost.alive = False
+        room.browser()
+        assert room.browser(subprotocols=["chat", f"again.{token(ghost)}"]).told("you")[-1]["name"] == "guest1"
+
+
+def test_a_token_is_good_once_and_only_as_long_as_its_member_is_there():
+    """Afterwards it is a word like any other: whoever offers it comes as they wish."""
+    with Chat() as room:
+        ghost = room.browser("ann")
+        first, again = token(ghost), room.browser("ann", subprotocols=["chat", f"again.{token(ghost)}"])
+        assert token(again) != first
+        late = room.browser("ann", subprotocols=["chat", f"again.{first}"])
+        assert late.told("you")[-1]["name"] == "guest1"
+        assert again.closed is None
+        again.peer.reset()
+        room.run(1.0)
+        room.browser("zoe", subprotocols=["chat", f"again.{token(again)}"])
+        assert sorted(member.name for member in room.lobby.members("lobby")) == ["guest1", "zoe"]
+        assert len(room.lobby.claims) == len(room.reactor.connections)
+
+
+@pytest.mark.parametrize("word", ["again.", "again", "again.x", "again." + "x" * 5000])
+def test_a_word_that_is_no_token_takes_nobodys_name(word):
+    """It is only offered and not agreed on, and the newcomer is a newcomer."""
+    with Chat() as room:
+        ann = room.browser("ann")
+        other = room.browser("ann", subprotocols=["chat", word])
+        assert other.told("you")[-1]["name"] == "guest1"
+        assert ann.closed is None
+
+
+def test_a_token_is_told_to_nobody_else():
+    """It is in no message of another browser, and in no line for nc; and no two are alike."""
+    with Chat() as room:
+        ann, ben, carl = room.browser("ann"), room.browser("ben"), room.member("carl")
+        ann.say("/list", "/nick anna", "/join tea", "hello", "/quit")
+        room.run(1.0)
+        assert len(token(ann)) >= 22
+        assert token(ann) not in json.dumps(ben.messages) + carl.data.decode()
+        assert token(ann) != token(ben)
+
+
+# Backpressure
+
+
+def test_a_browser_that_pastes_waits_for_a_slow_member_and_is_told_so():
+    """Every line is said in order, none is answered before its turn, and the held connection outlives its pings."""
+    lines = [f"line {number} {'.' * 80}" for number in range(1500)]
+    with Chat(queue_limit=8000, link=Link(latency=0.01, receive_buffer_bytes=4096)) as room:
+        paster, slow = room.browser("paster"), room.browser("slow")
+        slow.peer.stop_reading()
+        paster.say(*lines)
+        most = 0
+        for _ in range(900):
+            slow.peer.read(60)
+            room.run(0.1)
+            most = max(most, *(connection.get_write_buffer_size() for connection in room.reactor.connections))
+        assert room.system.now > 2 * PING_SECONDS
+        assert most < 8000
+        assert 0 < len(paster.said) < len(lines)
+        assert len(paster.told("held")) >= 10
+        assert len(paster.said) == paster.told("heard")[-1]["count"]
+        slow.peer.resume_reading()
+        room.run(30.0)
+        assert paster.said == slow.said == [f"<paster> {line}" for line in lines]
+        assert paster.closed is None
+        held = len(paster.told("held"))
+        room.run(30.0)
+        assert len(paster.told("held")) == held
+
+
+def test_a_browser_that_is_held_can_still_be_ended():
+    """A drain ends it with 1001, and its answer to that is waited for and read."""
+    with Chat(queue_limit=8000, link=Link(latency=0.01, receive_buffer_bytes=4096)) as room:
+        paster, slow = room.browser("paster"), room.browser("slow")
+        slow.peer.stop_reading()
+        paster.say(*(f"line {number} {'.' * 80}" for number in range(1500)))
+        room.run(3.0)
+        assert paster.told("held")
+        room.reactor.call_soon(room.reactor.drain, 30)
+        room.run(1.0)
+        assert paster.closed == (1001, "the server is shutting down")
+        assert paster.peer.ending == "EOF"
+        slow.peer.resume_reading()
+        room.run(10.0)
+        assert room.reactor.drained.clean
+
+
+def test_a_page_that_comes_back_for_a_ghost_that_was_held_leaves_nothing_waiting():
+    """The ghost's messages wait no more, and are not said."""
+    with Chat(queue_limit=8000, link=Link(latency=0.01, receive_buffer_bytes=4096)) as room:
+        ghost, slow = room.browser("ann"), room.browser("slow")
+        slow.peer.stop_reading()
+        ghost.say(*(f"line {number} {'.' * 80}" for number in range(1500)))
+        room.run(3.0)
+        assert room.lobby.is_waited_for("lobby")
+        room.browser("ann", subprotocols=["chat", f"again.{token(ghost)}"])
+        assert not room.lobby.is_waited_for("lobby")
+        slow.peer.resume_reading()
+        room.run(10.0)
+        assert len(room.reactor.connections) == 2
 
 
 def test_a_browser_sees_who_is_in_its_room_and_which_rooms_there_are():
@@ -303,29 +437,43 @@ def test_a_full_room_is_told_in_part():
     assert (len(told["names"]), told["more"]) == (MOST_NAMES, 7)
 
 
-def test_some_pasted_lines_are_some_lines():
-    """One message, each line said by itself; one that is too long is told of, the others are said."""
+@pytest.mark.parametrize("text", ["one\ntwo", "one\r/nick eve", "/join tea\nhello", "one\n", "\n"])
+def test_a_message_is_one_line_and_never_more(text):
+    """Nothing of a message with a line break is said or obeyed; the browser is told, and goes on."""
+    with Chat() as room:
+        ann, ben = room.browser("ann"), room.browser("ben")
+        ann.say(text, "hello")
+        room.run(1.0)
+        assert ann.said == ben.said == ["<ann> hello"]
+        assert "a message is one line; that one was more and was not sent" in ann.notes
+        assert ann.told("heard") == [{"count": 1}, {"count": 2}]
+        assert ann.told("you")[-1] == {"name": "ann", "room": "lobby"}
+
+
+def test_a_line_that_is_too_long_is_told_of():
+    """It is not said, and the next one is."""
     with Chat(line_limit=20) as room:
         ann = room.browser("ann")
-        ann.say("one\r\ntwo\n\n" + "x" * 21 + "\nthree")
+        ann.say("x" * 21, "three")
         room.run(1.0)
-        assert ann.said == ["<ann> one", "<ann> two", "<ann> three"]
+        assert ann.said == ["<ann> three"]
         assert "that line was longer than 20 bytes and was not sent" in ann.notes
-        assert ann.told("heard") == [{"count": 1}]
+        assert ann.told("heard") == [{"count": 1}, {"count": 2}]
 
 
 def test_what_one_browser_makes_wait_in_one_turn_is_bounded():
     """Each `/list` is answered with more than it is; a small read bounds how many of them one turn answers."""
     with Chat() as room:
         eve = room.browser("eve")
-        eve.peer.send(b"".join(frame(1, b"/list\n" * 1000) for _ in range(10)))
+        eve.peer.stop_reading()
+        eve.peer.send(frame(1, b"/list") * 10_000)
         (connection,) = room.reactor.connections
         most = 0
-        while eve.closed is None and room.system.now < 60:
+        while room.reactor.connections and room.system.now < 60:
             room.reactor.run_once(1.0)
             most = max(most, connection.get_write_buffer_size())
         assert most < 256 * 1024
-        assert eve.closed[0] == 1008
+        assert room.reactor.connections == ()  # who does not read what they ask for is dropped
 
 
 # Ends
@@ -698,6 +846,7 @@ def test_the_page_is_served_with_its_fields():
         for method in ("GET", "HEAD"):
             status, fields = shake(room, "Host: test", method=method, path="/")
             assert (status, fields["content-type"]) == (200, "text/html; charset=utf-8")
+            assert fields["cross-origin-opener-policy"] == "same-origin"
             assert fields["x-content-type-options"] == "nosniff"
             assert int(fields["content-length"]) == len(PAGE)
 

@@ -22,6 +22,7 @@ from reactor.testing import (
     TryAgain,
 )
 from samples import chat, echo
+from samples.chat.pace import PATIENCE
 
 WEATHER = (ShortReads(0.3), ShortWrites(0.3), TryAgain(0.1), SpuriousReadiness(0.1), OneAtATime(0.3), Stalls(0.05, 2.0))
 LINK = Link(latency=0.02, jitter=0.03, segment_bytes=500, receive_buffer_bytes=4096)
@@ -35,7 +36,8 @@ class Room:
         self.reactor = Reactor(system=self.system)
         self.grammar = Grammar()
         self.reactor.observe(self.grammar)
-        self.listener = chat.serve(self.reactor, "127.0.0.1", 0, **options)
+        self.lobby = chat.Lobby()
+        self.listener = chat.serve(self.reactor, "127.0.0.1", 0, lobby=self.lobby, **options)
 
     def member(self, name):
         peer = self.system.peer(self.listener.addresses[0])
@@ -45,6 +47,9 @@ class Room:
 
     def run(self, seconds):
         self.system.run(self.reactor, seconds)
+
+    def lobby_names(self):
+        return [member.name for member in self.lobby.members("lobby")]
 
     def __enter__(self):
         return self
@@ -127,6 +132,193 @@ def test_the_chat_drains_in_any_weather():
         for peer in members:
             assert peer.data.endswith(b"* the server is shutting down\n")
             assert peer.ending == "EOF"
+
+
+# Backpressure (samples/chat/pace.py)
+
+
+PASTE = [f"line {number:04d} of the log, which is not that long, really" for number in range(1500)]
+
+
+def pasted(lines):
+    return "".join(f"{line}\n" for line in lines).encode()
+
+
+def read_slowly(peer, room, bytes_a_second, until):
+    """The peer's program takes so many bytes a second, until the condition holds; in at most an hour of its time."""
+    peer.stop_reading()
+    for _ in range(36_000):
+        if until():
+            break
+        peer.read(max(1, bytes_a_second // 10))
+        room.run(0.1)
+    assert until()
+    peer.resume_reading()
+
+
+@pytest.mark.parametrize("speed", [2_000, 20_000])
+def test_a_paste_is_taken_no_faster_than_a_slow_member_reads(speed):
+    """A member who reads slowly and steadily is not dropped, and gets all of it in order, as the paster does."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = WEATHER[:-1]
+        paster, slow = room.member("paster"), room.member("slow")
+        paster.send(pasted(PASTE))
+        read_slowly(slow, room, speed, lambda: said(slow, "paster")[-1:] == PASTE[-1:])
+        room.run(10.0)
+        assert said(slow, "paster") == said(paster, "paster") == PASTE
+        assert len(room.reactor.connections) == 2
+
+
+def test_a_member_who_talks_is_not_held_up_by_one_who_pastes_or_by_one_who_reads_slowly():
+    """Their line is shown within the second, while the paste waits."""
+    with Room(queue_limit=16_000) as room:
+        room.system.faults = ()
+        paster, slow, talker = (room.member(name) for name in ("paster", "slow", "talker"))
+        slow.stop_reading()
+        paster.send(pasted(PASTE))
+        for _ in range(30):
+            slow.read(500)
+            room.run(0.1)
+        assert room.lobby.is_waited_for("lobby")
+        assert 0 < len(said(talker, "paster")) < len(PASTE)
+        for number in range(5):
+            talker.send(f"is anybody there? {number}\n".encode())
+            slow.read(500)
+            room.run(0.3)
+            assert said(paster, "talker")[-1:] == [f"is anybody there? {number}"]
+        assert len(said(talker, "paster")) < len(PASTE)
+        assert len(room.reactor.connections) == 3
+
+
+def test_two_who_paste_go_on_in_turn():
+    """While both wait for the same slow member, neither gets far ahead of the other, and both get to their end."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        first, second, slow = (room.member(name) for name in ("first", "second", "slow"))
+        for paster in (first, second):
+            paster.send(pasted(PASTE))
+
+        def ends():
+            lead = abs(len(said(slow, "first")) - len(said(slow, "second")))
+            assert lead < 300  # of 1500: a read, and what waits for the slow one
+            return said(slow, "first")[-1:] == said(slow, "second")[-1:] == PASTE[-1:]
+
+        read_slowly(slow, room, 20_000, ends)
+        assert said(slow, "first") == said(slow, "second") == PASTE
+
+
+def test_many_who_paste_at_once_do_not_drop_a_slow_member():
+    """While they wait, none of them earns the right to go on before the slow one has read."""
+    with Room(queue_limit=16_000) as room:
+        room.system.faults = ()
+        pasters = [room.member(f"p{number}") for number in range(15)]
+        slow = room.member("slow")
+        for paster in pasters:
+            paster.send(pasted(PASTE[:200]))
+        read_slowly(slow, room, 1000, lambda: all(said(slow, f"p{n}")[-1:] == PASTE[199:200] for n in range(15)))
+        for number in range(15):
+            assert said(slow, f"p{number}") == PASTE[:200]
+
+
+def test_who_takes_nothing_while_others_wait_is_dropped_and_the_paste_goes_on():
+    """Within two times the patience, with a reason; nothing of the paste is lost for anybody else."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        paster, ben, stuck = (room.member(name) for name in ("paster", "ben", "stuck"))
+        stuck.stop_reading()
+        paster.send(pasted(PASTE))
+        room.run(3.0)
+        before = len(said(ben, "paster"))
+        room.run(1.0)
+        assert len(said(ben, "paster")) == before < len(PASTE)
+        began = room.system.now
+        while "* stuck was dropped: too slow" not in ben.data.decode():
+            assert room.system.now - began < 2 * PATIENCE
+            room.run(0.5)
+        room.run(5.0)
+        assert said(ben, "paster") == said(paster, "paster") == PASTE
+        stuck.resume_reading()
+        room.run(5.0)
+        assert "* you were dropped: too slow, " in stuck.data.decode()
+        assert stuck.ending == "EOF"
+
+
+def test_two_who_flood_each_other_and_do_not_read_are_dropped():
+    """Each waits for the other; the room does not wait for them."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        ann, ben, cat = (room.member(name) for name in ("ann", "ben", "cat"))
+        for flooder in (ann, ben):
+            flooder.stop_reading()
+            flooder.send(pasted(PASTE * 4))
+        room.run(3 * PATIENCE)
+        assert room.lobby_names() == ["cat"]
+        cat.send(b"quiet at last\n")
+        room.run(1.0)
+        assert said(cat, "cat") == ["quiet at last"]
+
+
+def test_a_paste_that_waits_is_said_to_its_end_after_the_pasters_fin():
+    """nc -N: the end of the input is behind the last line, which had no newline; then the paster has left."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        paster, slow = room.member("paster"), room.member("slow")
+        paster.send(pasted(PASTE)[:-1])
+        paster.fin()
+        read_slowly(slow, room, 20_000, lambda: "* paster left" in slow.data.decode())
+        assert said(slow, "paster") == PASTE
+        assert paster.ending == "EOF"
+        assert said(paster, "paster") == PASTE
+
+
+def test_a_line_that_waits_when_the_chat_drains_is_told_of():
+    """The paster reads how many lines were not said, and that the server shuts down."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        paster, slow = room.member("paster"), room.member("slow")
+        slow.stop_reading()
+        paster.send(pasted(PASTE))
+        room.run(3.0)
+        room.reactor.call_soon(room.reactor.drain, 60.0)
+        room.run(1.0)
+        slow.resume_reading()
+        room.run(10.0)
+        *_, unsaid, last, _ = paster.data.decode().split("\n")
+        words = unsaid.split()
+        assert unsaid.startswith("* not said: ")
+        assert int(words[3]) > 0
+        assert last == "* the server is shutting down"
+        assert room.reactor.drained.clean
+
+
+def test_a_member_who_is_alone_with_a_slow_line_of_their_own_is_held_up_by_it():
+    """Who pastes, and reads their own lines slowly, is sent all of them."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        paster = room.member("paster")
+        paster.send(pasted(PASTE))
+        read_slowly(paster, room, 20_000, lambda: said(paster, "paster")[-1:] == PASTE[-1:])
+        assert said(paster, "paster") == PASTE
+
+
+def test_a_sender_who_went_while_they_waited_is_waited_for_by_nobody():
+    """A reset leaves nothing behind, and what was to be said by them is not."""
+    with Room(queue_limit=8000) as room:
+        room.system.faults = ()
+        paster, slow = room.member("paster"), room.member("slow")
+        slow.stop_reading()
+        paster.send(pasted(PASTE))
+        room.run(3.0)
+        assert room.lobby.is_waited_for("lobby")
+        paster.reset()
+        room.run(4 * PATIENCE)
+        assert room.lobby_names() == ["slow"]  # for whom nobody waits any more
+        slow.resume_reading()
+        room.run(5.0)
+        assert slow.data.decode().endswith("* paster lost the connection\n")
+
+
+# Echo
 
 
 @pytest.mark.parametrize("seed", range(5))
