@@ -190,7 +190,8 @@ class Connection(Life):
 
     def flush(self) -> None:
         """Gives the kernel what was gathered in this turn, and tells a writer who is too fast. Called by the loop."""
-        burst = len(self._queue) > 1
+        # More than one write: several wait, or one does behind the one that has gone directly.
+        burst = len(self._queue) > 1 or (self._turn == self._loop.turns and not self._blocked)
         self._gathered = self._bursting = False
         if not self._blocked:
             self._send_queue()

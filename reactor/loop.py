@@ -187,10 +187,15 @@ class Loop:
             self.turns += 1
             if stopwatch is not None:
                 stopwatch.wake(self.now)
-            self._serve(ready)
-            self._fire_timers()
-            self._run_posted()
-            self._bury()
+            # A step with nothing to do costs a test, and no call.
+            if ready:
+                self._serve(ready)
+            if self.now >= self.timers.earliest:
+                self._fire_timers()
+            if self._posted:
+                self._run_posted()
+            if self.dead or self.draining:
+                self._bury()
             if stopwatch is not None:
                 stopwatch.end(self.turns, len(ready))
         finally:
@@ -254,11 +259,11 @@ class Loop:
         """How long this turn may wait."""
         if self._posted or self.gathered or self.dead:
             return 0
-        deadline = self.timers.next_deadline()
-        waits = [_LONGEST_WAIT] if timeout is None else [_LONGEST_WAIT, timeout]
+        deadline = None if self.timers.earliest == math.inf else self.timers.next_deadline()
         if deadline is None:
-            return None if timeout is None else min(waits)
-        return min(max(0.0, deadline - self.system.time()), *waits)
+            return timeout if timeout is None else min(timeout, _LONGEST_WAIT)
+        wait = min(max(0.0, deadline - self.system.time()), _LONGEST_WAIT)
+        return wait if timeout is None else min(wait, timeout)
 
     def _has_work(self) -> bool:
         # The waker alone is no reason to wait.

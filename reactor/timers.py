@@ -8,6 +8,7 @@ and each set or cancel costs O(log n) at most, on average.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -81,13 +82,15 @@ class TimerHandle(Handle):
 class Timers:
     """Every timer of a loop, the earliest first; of the same time, the one set first."""
 
-    __slots__ = ("_cancelled", "_heap", "_order")
+    __slots__ = ("_cancelled", "_heap", "_order", "earliest")
 
     def __init__(self) -> None:
         # Tuples, because heapq then compares in C.
         self._heap: list[tuple[float, int, TimerHandle]] = []
         self._order = count()
         self._cancelled = 0
+        # No live one is due before this time. A loop compares it with the time, and calls nothing while none can be due.
+        self.earliest = math.inf
 
     def __len__(self) -> int:
         """How many live ones there are."""
@@ -96,6 +99,8 @@ class Timers:
     def add(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
         handle = TimerHandle(self, when, owner, callback, args)
         heapq.heappush(self._heap, (when, next(self._order), handle))
+        if when < self.earliest:
+            self.earliest = when
         return handle
 
     def next_deadline(self) -> float | None:
@@ -104,7 +109,8 @@ class Timers:
         while heap and heap[0][2].cancelled():
             heapq.heappop(heap)
             self._cancelled -= 1
-        return heap[0][0] if heap else None
+        self.earliest = heap[0][0] if heap else math.inf
+        return self.earliest if heap else None
 
     def upcoming(self, most: int) -> list[TimerHandle]:
         """The next live ones, in the order in which they are due; for looking."""
@@ -116,7 +122,9 @@ class Timers:
         deadline = self.next_deadline()
         if deadline is None or deadline > now:
             return None
-        return heapq.heappop(self._heap)[2]
+        handle = heapq.heappop(self._heap)[2]
+        self.next_deadline()
+        return handle
 
     def forget_one(self) -> None:
         """One in the heap was cancelled."""

@@ -78,6 +78,15 @@ def counted(poller, system, no_descriptor_left):
         yield reactor
 
 
+class HeadAndBody(Recorder):
+    """Answers with two writes."""
+
+    def data_received(self, data):
+        super().data_received(data)
+        self.connection.write(bytes(200))
+        self.connection.write(bytes(1024))
+
+
 def test_an_echo_is_one_recv_and_one_send(counted, system):
     """And one poll, which finds it; nothing is told to the poller."""
     server = Server(counted, Echo)
@@ -126,6 +135,21 @@ def test_bursts_that_follow_a_burst_are_one_send_each(counted, system):
         assert sends(b"i") == 1
         assert sends(b"j", b"k", b"l") == 2
         assert peer.data == b"abcdefghijkl"
+        assert system.counts["modify"] == 0
+
+
+def test_two_writes_per_turn_become_one_send(counted, system):
+    """A head and a body, as every HTTP server writes them: two sends the first time, one from then on."""
+    server = Server(counted, HeadAndBody)
+    peer, _ = server.connected()
+    with peer:
+        sends = []
+        for number in range(4):
+            system.counts.clear()
+            peer.send(b"?")
+            peer.read_until(1224 * (number + 1))
+            sends.append(system.counts["send"] + system.counts["sendmsg"])
+        assert sends == [2, 1, 1, 1]
         assert system.counts["modify"] == 0
 
 
