@@ -89,7 +89,7 @@ class Timers:
         self._heap: list[tuple[float, int, TimerHandle]] = []
         self._order = count()
         self._cancelled = 0
-        # No live one is due before this time. A loop compares it with the time, and calls nothing while none can be due.
+        # No live one is due before this time: until then a loop need not ask for any.
         self.earliest = math.inf
 
     def __len__(self) -> int:
