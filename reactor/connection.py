@@ -77,11 +77,11 @@ class Connection(Life):
         secure.begin(lambda: self._start(factory, register=False), EMPTY)
 
     def _start(self, factory: Callable[[], Any], register: bool) -> None:
-        protocol = factory()
         if register:
-            # Before anything is told: a protocol that was told of a connection is owed its end as well.
+            # Before anything is made or told: a protocol that was told of a connection is owed its end as well.
             self._loop.poller.register(self._fd, READ)
             self._interest = READ
+        protocol = factory()
         self._protocol = protocol
         self._move(lifecycle.STARTED)
         if self._loop.draining:

@@ -14,6 +14,7 @@ A callback that raises ends its connection with that very exception: `connection
 from __future__ import annotations
 
 import errno
+import os
 
 
 class ReactorError(Exception):
@@ -78,7 +79,15 @@ class ConnectFailed(ReactorError, ConnectionError):
 
 def named(exc: OSError, what: str) -> OSError:
     """The same error, saying what was attempted."""
-    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+    exc = numbered(exc)
+    return type(exc)(exc.errno, f"{what}: {exc.strerror}")
+
+
+def numbered(exc: OSError) -> OSError:
+    """The same error with an errno: Python refuses some calls itself (a Unix path that is too long) and gives none."""
+    if exc.errno is not None:
+        return exc
+    return OSError(errno.EINVAL, str(exc) or os.strerror(errno.EINVAL))
 
 
 # What a reactor does about an errno. Every other one ends the connection it was seen on.

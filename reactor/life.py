@@ -270,6 +270,13 @@ class Life:
             self._secure.on_failed = None
         self._abort(Aborted(f"the reactor was closed; {self!r} was reset"))
 
+    def drop(self) -> None:
+        """Nobody wants it any more, and no protocol began: a plain close, of which nobody is told."""
+        if self._state is STARTING:
+            if self._secure is not None:
+                self._secure.on_failed = None
+            self._move(lifecycle.DEADLINE)
+
     def cut(self, exc: Exception) -> None:
         """The reactor's own end: what lingers is left to the kernel, what still sends is reset."""
         if self._state is LINGER:

@@ -104,13 +104,22 @@ class Listener:
         self._retry: TimerHandle | None = None
         # When the present famine began, and how many were accepted by then.
         self._famine: tuple[float, int] | None = None
-        for door in self._doors:
-            loop.admit(door.fd, door)
         try:
-            self._watch()
-        except OSError:
-            self.abandon()
+            for door in self._doors:
+                loop.admit(door.fd, door)
+                loop.poller.register(door.fd, READ)
+                door.registered = True
+        except BaseException:
+            self._undo()
             raise
+
+    def _undo(self) -> None:
+        """It cannot serve: nothing is left of it. The sockets are still the caller's."""
+        self._closing = True
+        for door in self._doors:
+            if self._loop.ends.get(door.fd) is door:
+                self._loop.dismiss(door.fd, door.registered)
+        self._doors.clear()
 
     @property
     def addresses(self) -> tuple[SocketAddress, ...]:

@@ -105,9 +105,18 @@ class Loop:
         self._turning = False
         self._stopping = False
         self._closed = False
-        self.waker = Waker(self.system)
+        try:
+            self.waker = Waker(self.system)
+        except BaseException:
+            self.poller.close()
+            raise
+        try:
+            self.poller.register(self.waker.fileno(), pollers.READ)
+        except BaseException:
+            self.waker.abandon()
+            self.poller.close()
+            raise
         self.admit(self.waker.fileno(), self.waker)
-        self.poller.register(self.waker.fileno(), pollers.READ)
 
     # Running
 

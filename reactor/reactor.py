@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reactor.addresses import Address, check_port
+from reactor.addresses import (
+    Address,
+    InetAddress,
+    SocketAddress,
+    UnixPath,
+    address_text,
+    check_host,
+    check_port,
+    check_string,
+)
 from reactor.connection import Connection
 from reactor.connector import Connector
 from reactor.datagram import Datagram
@@ -76,7 +84,7 @@ class Reactor(Loop):
         host: str | None = None,
         port: int | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
         sock: socket.socket | None = None,
         tls: ssl.SSLContext | None = None,
         reuse_port: bool = False,
@@ -93,7 +101,7 @@ class Reactor(Loop):
         OSError, naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
         """
         self._check_takes_ends("listen()")
-        self._check_target("listen()", factory, host, port, path, sock)
+        unix = self._check_target("listen()", factory, host, port, path, sock)
         _check_options(options)
         if reuse_port:
             if port is None:
@@ -102,12 +110,18 @@ class Reactor(Loop):
         codecs = None if tls is None else _codecs(tls, server_side=True)
         if sock is not None:
             sockets = self.system.listen_given(sock, options)
-        elif path is not None:
-            sockets = self.system.listen_unix(path, options)
+        elif unix is not None:
+            sockets = self.system.listen_unix(unix.sockaddr, options)
         else:
             assert port is not None
             sockets = self.system.listen_tcp(host, port, options)
-        return Listener(self, sockets, factory, options, codecs)
+        try:
+            return Listener(self, sockets, factory, options, codecs)
+        except BaseException:
+            if sock is None:
+                for made in sockets:
+                    self.system.close_listening(made)
+            raise
 
     def connect(
         self,
@@ -115,11 +129,11 @@ class Reactor(Loop):
         host: str | None = None,
         port: int | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
         sock: socket.socket | None = None,
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
-        source: tuple[str, int] | None = None,
+        source: InetAddress | None = None,
         options: Options = DEFAULTS,
     ) -> Connector:
         """Connects, and calls `factory()` for the protocol when that is decided. Exactly one of port, path, sock.
@@ -132,40 +146,39 @@ class Reactor(Loop):
         otherwise, and a protocol begins only when the handshake is complete. ValueError for what cannot be meant.
         """
         self._check_takes_ends("connect()")
-        self._check_target("connect()", factory, host, port, path, sock)
+        unix = self._check_target("connect()", factory, host, port, path, sock)
         _check_options(options)
         codecs = None
         if tls is not None:
-            if server_hostname is None and port is not None:
+            if server_hostname is not None:
+                check_string("connect()'s server_hostname", server_hostname)
+            elif port is not None:
                 server_hostname = host or "localhost"
             codecs = _codecs(tls, server_side=False, server_hostname=server_hostname or None)
         elif server_hostname is not None:
             raise ValueError("connect() takes a server_hostname only together with tls")
-        if source is not None:
-            self._check_source(source, port)
+        whence = None if source is None else self._check_source(source, port)
         if sock is not None:
-            adopted = self.system.adopt(sock)
-            address = sock.getpeername()
+            adopted, peer = self.system.adopt(sock, options)
             connector = Connector(self, repr(sock), factory, options, None, codecs)
-            connector.adopt(adopted, address)
-        elif path is not None:
-            unix = self.system.unix_address(path)
+            connector.start(lambda: connector.adopt(adopted, peer))
+        elif unix is not None:
             connector = Connector(self, str(unix), factory, options, None, codecs)
-            connector.begin([unix])
+            connector.start(lambda: connector.begin([unix]))
         else:
             host, port = host or "localhost", check_port(port)
-            connector = Connector(self, f"{host}:{port}", factory, options, source, codecs)
-            connector.resolve(host, port)
+            connector = Connector(self, address_text((host, port)), factory, options, whence, codecs)
+            connector.start(lambda: connector.resolve(host, port))
         return connector
 
     def datagram(
         self,
         factory: Callable[[], Any],
-        local: tuple[str, int] | None = None,
-        remote: tuple[str, int] | None = None,
+        local: InetAddress | None = None,
+        remote: InetAddress | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
-        remote_path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
+        remote_path: UnixPath | None = None,
         sock: socket.socket | None = None,
         options: Options = DEFAULTS,
     ) -> Datagram:
@@ -184,27 +197,43 @@ class Reactor(Loop):
         kinds = ((local, remote), (path, remote_path), (sock,))
         if sum(any(one is not None for one in kind) for kind in kinds) != 1:
             raise ValueError("datagram() takes local and remote, or path and remote_path, or sock: exactly one kind")
+        here = peer = None
         if sock is not None:
             self._check_is_free("datagram()", sock)
-            return Datagram(self, self.system.adopt_datagram(sock), factory, options)
-        if local is not None or remote is not None:
-            here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
+            opened = self.system.adopt_datagram(sock, options)
         else:
-            here, peer = (None if one is None else self.system.unix_address(one) for one in (path, remote_path))
-        if here is not None and peer is not None and here.family != peer.family:
-            raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
-        return Datagram(self, self.system.open_datagram(here, peer, options), factory, options)
+            if local is not None or remote is not None:
+                here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
+            else:
+                here = None if path is None else self.system.unix_address(path, "datagram()'s path")
+                peer = (
+                    None if remote_path is None else self.system.unix_address(remote_path, "datagram()'s remote_path")
+                )
+            if here is not None and peer is not None and here.family != peer.family:
+                raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
+            opened = self.system.open_datagram(here, peer, options)
+        try:
+            return Datagram(self, opened, factory, options, peer)
+        except BaseException:
+            if sock is None:
+                self.system.close_listening(opened)
+            raise
 
-    def _numeric(self, what: str, address: tuple[str, int]) -> Address:
-        host, port = address
-        found = self.system.resolve_numeric(host, check_port(port))
-        if not found:
-            raise ValueError(f"{what} takes a numeric address, not {host!r}: resolve it first, with run_in_thread()")
-        return found[0]
+    def _numeric(self, what: str, address: SocketAddress) -> Address:
+        """An address in numbers, as `getsockname` gives it or shorter."""
+        if not isinstance(address, (tuple, list)) or not 2 <= len(address) <= 4:
+            raise ValueError(f"{what} takes a host in numbers and a port, not {address!r}")
+        check_host(f"a host in {what}", address[0])
+        check_port(address[1])
+        found = self.system.numeric_address(tuple(address))
+        if found is None:
+            raise ValueError(f"{what} takes a numeric address, not {address!r}: resolve it first, with run_in_thread()")
+        return found
 
     def _check_target(
         self, what: str, factory: object, host: object, port: object, path: object, sock: socket.socket | None
-    ) -> None:
+    ) -> Address | None:
+        """What can be said at once; returns the Unix address, if it is one."""
         if not callable(factory):
             raise TypeError(f"{what} needs something that makes a protocol, not {factory!r}")
         given = [name for name, value in (("port", port), ("path", path), ("sock", sock)) if value is not None]
@@ -213,13 +242,18 @@ class Reactor(Loop):
             raise ValueError(f"{what} takes exactly one of port, path and sock, not {found}")
         if host is not None and port is None:
             raise ValueError(f"{what} takes a host only together with a port")
-        if not isinstance(host, str | None):
-            raise ValueError(f"{what} takes a host in words, not {host!r}")
+        if host is not None:
+            check_host(f"{what}'s host", host)
         if sock is not None:
             self._check_is_free(what, sock)
+        return None if path is None else self.system.unix_address(path, f"{what}'s path")
 
     def _check_is_free(self, what: str, sock: socket.socket) -> None:
-        """Misuse for one that serves here already. (An end that only has its number has lost it to who closed it.)"""
+        """A socket of the system's, and Misuse for one that serves here already.
+
+        (An end that only has its number has lost it to who closed it.)
+        """
+        self.system.check_given(what, sock)
         there = self.ends.get(sock.fileno())
         held = there.sock if isinstance(there, Door) else None
         if isinstance(there, (Connection, Datagram)):
@@ -227,13 +261,11 @@ class Reactor(Loop):
         if held is sock:
             raise Misuse(f"{what} refused: {sock!r} belongs to {there!r} already")
 
-    def _check_source(self, source: tuple[str, int], port: object) -> None:
+    def _check_source(self, source: SocketAddress, port: object) -> Address:
         """What `bind` takes without asking anybody: a name would block, and a wrong type fail too late."""
         if port is None:
             raise ValueError("connect() takes a source only together with a port")
-        host, number = source
-        if self.system.resolve_numeric(host, check_port(number)) is None:
-            raise ValueError(f"connect() takes a source of a numeric address and a port, not {source!r}")
+        return self._numeric("connect()'s source", source)
 
     # The service manager
 
@@ -336,6 +368,9 @@ class Reactor(Loop):
         `done` any more; what has begun goes on, and the program ends only when it does.
         """
         self.check_open("run_in_thread()")
+        for given in (function,) if done is None else (function, done):
+            if not callable(given):
+                raise TypeError(f"run_in_thread() calls a function, and {given!r} cannot be called")
         future = self.system.submit(function, *args)
         self.outside[future] = None
         future.add_done_callback(lambda ended: self.call_from_thread(self._came_back, ended, done))

@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from reactor.addresses import Address, address_text, check_port, is_sendable
+from reactor.addresses import Address, address_text, check_port, numeric
 
 V4, V6, UNIX = socket.AF_INET, socket.AF_INET6, socket.AF_UNIX
 
@@ -61,7 +61,7 @@ def test_what_is_no_port_is_refused_by_name(port):
 )
 def test_numbers_and_paths_can_be_sent_to(family, address):
     """Nobody has to be asked where that is."""
-    assert is_sendable(family, address)
+    assert numeric(family, address)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +88,4 @@ def test_numbers_and_paths_can_be_sent_to(family, address):
 )
 def test_whatever_else_is_refused_without_asking_anybody(family, address):
     """A name would have to be looked up, and that blocks."""
-    assert not is_sendable(family, address)
+    assert not numeric(family, address)
