@@ -74,7 +74,8 @@ class Connection(Life):
         self._interest = READ
         self.on_readable = secure.shake
         self._arm()
-        secure.begin(lambda: self._start(factory, register=False), EMPTY)
+        # No lambda: the frame of one holds the connection, whatever `free_frames` does.
+        secure.begin(partial(self._start, factory, register=False), EMPTY)
 
     def _start(self, factory: Callable[[], Any], register: bool) -> None:
         if register:

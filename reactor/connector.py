@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from reactor.addresses import Address
 from reactor.connection import Connection
-from reactor.errors import Aborted, ConnectFailed
+from reactor.errors import Aborted, ConnectFailed, free_frames
 from reactor.lifecycle import STARTING
 from reactor.lookups import Answer, Lookup
 from reactor.loop import Loop
@@ -156,12 +156,15 @@ class Connector:
 
     def _tell(self, exc: Exception) -> None:
         self._leave()
-        protocol = self._factory()
-        tell = getattr(protocol, "connection_failed", None)
-        if tell is None:
-            Protocol.connection_failed(protocol, exc)
-        else:
-            tell(exc)
+        try:
+            protocol = self._factory()
+            tell = getattr(protocol, "connection_failed", None)
+            if tell is None:
+                Protocol.connection_failed(protocol, exc)
+            else:
+                tell(exc)
+        finally:
+            free_frames(exc)  # a protocol that keeps it does not keep this connect
 
     # The race
 

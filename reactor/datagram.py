@@ -29,7 +29,17 @@ import attrs
 
 from reactor.addresses import Address, SocketAddress, address_text, numeric, same_place, unix_name
 from reactor.buffers import as_view
-from reactor.errors import TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd, named, numbered
+from reactor.errors import (
+    TRY_AGAIN,
+    Aborted,
+    FlushTimeout,
+    Misuse,
+    QueueOverflow,
+    WriteAfterEnd,
+    free_frames,
+    named,
+    numbered,
+)
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
@@ -492,9 +502,13 @@ class Datagram:
         self._ended_by = self._ended_by or "connection_lost()"
         self._loop.totals.datagrams_unsent += self._unsent
         self._tell_errors()
+        self._untold.clear()
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connection_lost(self._reason)
+        try:
+            if protocol is not None:
+                protocol.connection_lost(self._reason)
+        finally:
+            free_frames(self._reason)  # which is kept
 
     def _refresh(self) -> None:
         """The one place that tells the poller what we wait for."""

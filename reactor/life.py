@@ -25,7 +25,16 @@ from reactor import lifecycle
 from reactor.addresses import SocketAddress, address_text
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
-from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
+from reactor.errors import (
+    Aborted,
+    FlushTimeout,
+    HandshakeTimeout,
+    IdleTimeout,
+    Misuse,
+    Unacknowledged,
+    Unsent,
+    free_frames,
+)
 from reactor.lifecycle import CLOSED, LAST, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
 from reactor.options import Deadlines, Options, Watermarks
@@ -445,10 +454,19 @@ class Life:
             if self._on_end is not None:
                 self._on_end()
         finally:
-            if protocol is not None:
-                if self._observer is not None:
-                    self._record("connection_lost")
-                protocol.connection_lost(self._reason)
+            try:
+                if protocol is not None:
+                    if self._observer is not None:
+                        self._record("connection_lost")
+                    protocol.connection_lost(self._reason)
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is left for the garbage collector: the reason, which is kept, holds none of the frames it came by."""
+        free_frames(self._reason)
+        if self._secure is not None:
+            self._secure.let_go()
 
     # Deadlines
 

@@ -34,7 +34,7 @@ from reactor.report import DrainSummary, Statistics, Totals
 from reactor.service import ServiceManager
 from reactor.signals import Signals
 from reactor.system import System
-from reactor.timers import Handle, TimerHandle
+from reactor.timers import Handle, StandingHandle, TimerHandle
 
 if TYPE_CHECKING:
     import socket
@@ -317,7 +317,7 @@ class Reactor(Loop):
         Replaces the call it had. The descriptor stays yours: remove it before you close it. OSError for what cannot be
         polled (a regular file, with epoll); Misuse for one that belongs to the reactor.
         """
-        self._watch_side(fd, READ, Handle(self, callback, args))
+        self._watch_side(fd, READ, StandingHandle(self, callback, args))
 
     def remove_reader(self, fd: Any) -> bool:
         """No more calls for reading; False when there were none."""
@@ -325,7 +325,7 @@ class Reactor(Loop):
 
     def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
         """As `add_reader`, for when `fd` is writable."""
-        self._watch_side(fd, WRITE, Handle(self, callback, args))
+        self._watch_side(fd, WRITE, StandingHandle(self, callback, args))
 
     def remove_writer(self, fd: Any) -> bool:
         """No more calls for writing; False when there were none."""

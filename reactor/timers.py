@@ -41,14 +41,28 @@ class Handle:
         return self._cancelled
 
     def run(self) -> None:
-        """Makes the call. Only the loop does."""
+        """Makes the call. Only the loop does. What it held is let go: an object that keeps its handle is no cycle."""
         callback, args = self._callback, self._args
+        self._callback, self._args = None, ()
         if callback is not None:
             callback(*args)
 
     def __repr__(self) -> str:
-        what = "cancelled" if self._cancelled else getattr(self._callback, "__qualname__", repr(self._callback))
+        what = getattr(self._callback, "__qualname__", repr(self._callback))
+        if self._callback is None:
+            what = "cancelled" if self._cancelled else "made"
         return f"<{type(self).__name__} {what}>"
+
+
+class StandingHandle(Handle):
+    """A call that is made each time there is a reason, until it is cancelled."""
+
+    __slots__ = ()
+
+    def run(self) -> None:
+        callback, args = self._callback, self._args
+        if callback is not None:
+            callback(*args)
 
 
 class TimerHandle(Handle):
