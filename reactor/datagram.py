@@ -140,8 +140,12 @@ class Datagram:
         self._progress_at = loop.now
         self._sent = self._refused = self._overflowed = self._unsent = self._received = self._truncated = 0
         self._sent_bytes = self._received_bytes = self._errors = self._failures = 0
-        loop.admit(self._fd, self)
-        loop.post(self, self._begin, factory)
+        begin = loop.post(self, self._begin, factory)
+        try:
+            loop.admit(self._fd, self)
+        except BaseException:
+            begin.cancel()
+            raise
 
     def _begin(self, factory: Callable[[], Any]) -> None:
         if self._over:

@@ -77,23 +77,21 @@ def check(what: str, sock: object) -> None:
 
 
 @contextmanager
-def taken(sock: socket.socket, doing: str) -> Iterator[None]:
-    """Makes the socket non-blocking and its options as in `TABLE`; if that or what follows fails, it is as it was.
-
-    An OSError says what was attempted.
-    """
+def taken(sock: socket.socket) -> Iterator[None]:
+    """Makes the socket non-blocking and its options as in `TABLE`; if that or what follows fails, it is as it was."""
     timeout = sock.gettimeout()
     before: list[tuple[Row, int | bytes]] = []
     try:
-        sock.setblocking(False)
-        for row in TABLE:
-            if row.value is not None and _is_for(row, sock):
-                _switch_off(row, row.value, sock, before)
+        try:
+            sock.setblocking(False)
+            for row in TABLE:
+                if row.value is not None and _is_for(row, sock):
+                    _switch_off(row, row.value, sock, before)
+        except OSError as exc:
+            raise named(exc, f"cannot use {sock!r}") from exc
         yield
-    except BaseException as exc:
+    except BaseException:
         _give_back(sock, timeout, before)
-        if isinstance(exc, OSError):
-            raise named(exc, doing) from exc
         raise
 
 

@@ -203,11 +203,13 @@ class Loop:
             if handle is None:
                 return
             self.call(handle.owner, handle.run)
+            handle.let_go()
 
     def _run_posted(self) -> None:
         for _ in range(len(self._posted)):
             handle = self._posted.popleft()
             self.call(handle.owner, handle.run)
+            handle.let_go()
 
     def _bury(self) -> None:
         if not self.dead:
@@ -272,7 +274,11 @@ class Loop:
         self.check_open("call_soon_threadsafe()")
         handle = Handle(self, callback, args)
         self._posted.append(handle)
-        self.waker.wake()
+        try:
+            self.waker.wake()
+        except BaseException:
+            handle.cancel()
+            raise
         return handle
 
     def call_from_thread(self, callback: Callable[..., object], *args: Any) -> None:
@@ -292,15 +298,14 @@ class Loop:
 
     def post_handle(self, handle: Handle) -> None:
         """The same for a handle that was made already."""
-        self._posted.append(handle)
         if not self._turning:
-            self.nudge()
+            self.nudge()  # first: when that raises, nothing is posted
+        self._posted.append(handle)
 
     def set_timer(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """`call_at` for somebody who is told of an exception."""
-        handle = self.timers.add(when, owner, callback, *args)
         self.nudge()
-        return handle
+        return self.timers.add(when, owner, callback, *args)
 
     def look_at_clock(self) -> float:
         """The time, also as `now` from here on. Once a turn, and where an exact moment matters: when a state begins."""
@@ -314,8 +319,8 @@ class Loop:
 
     def gather(self, end: Gatherer) -> None:
         """`end.flush()` is called before the loop sleeps."""
-        self.gathered.append(end)
         self.nudge()
+        self.gathered.append(end)
 
     def admit(self, fd: int, end: End) -> None:
         """Counts `end` among the ends, under its descriptor."""
@@ -332,8 +337,8 @@ class Loop:
 
     def doom(self, end: Mortal) -> None:
         """`end.bury()` is called at the end of the turn."""
-        self.dead.append(end)
         self.nudge()
+        self.dead.append(end)
 
     def check_not_turning(self, what: str) -> None:
         if self._turning:

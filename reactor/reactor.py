@@ -34,7 +34,7 @@ from reactor.report import DrainSummary, Statistics, Totals
 from reactor.service import ServiceManager
 from reactor.signals import Signals
 from reactor.system import System
-from reactor.timers import Handle, StandingHandle, TimerHandle
+from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:
     import socket
@@ -109,8 +109,9 @@ class Reactor(Loop):
             options = attrs.evolve(options, sockets=attrs.evolve(options.sockets, reuse_port=True))
         codecs = None if tls is None else _codecs(tls, server_side=True)
         if sock is not None:
-            sockets = self.system.listen_given(sock, options)
-        elif unix is not None:
+            with self.system.taking(sock):
+                return Listener(self, self.system.listen_given(sock, options), factory, options, codecs)
+        if unix is not None:
             sockets = self.system.listen_unix(unix.sockaddr, options)
         else:
             assert port is not None
@@ -118,9 +119,8 @@ class Reactor(Loop):
         try:
             return Listener(self, sockets, factory, options, codecs)
         except BaseException:
-            if sock is None:
-                for made in sockets:
-                    self.system.close_listening(made)
+            for made in sockets:
+                self.system.close_listening(made)
             raise
 
     def connect(
@@ -159,9 +159,10 @@ class Reactor(Loop):
             raise ValueError("connect() takes a server_hostname only together with tls")
         whence = None if source is None else self._check_source(source, port)
         if sock is not None:
-            adopted, peer = self.system.adopt(sock, options)
             connector = Connector(self, repr(sock), factory, options, None, codecs)
-            connector.start(lambda: connector.adopt(adopted, peer))
+            with self.system.taking(sock):
+                adopted, peer = self.system.adopt(sock, options)
+                connector.start(lambda: connector.adopt(adopted, peer))
         elif unix is not None:
             connector = Connector(self, str(unix), factory, options, None, codecs)
             connector.start(lambda: connector.begin([unix]))
@@ -317,7 +318,7 @@ class Reactor(Loop):
         Replaces the call it had. The descriptor stays yours: remove it before you close it. OSError for what cannot be
         polled (a regular file, with epoll); Misuse for one that belongs to the reactor.
         """
-        self._watch_side(fd, READ, StandingHandle(self, callback, args))
+        self._watch_side(fd, READ, Handle(self, callback, args))
 
     def remove_reader(self, fd: Any) -> bool:
         """No more calls for reading; False when there were none."""
@@ -325,7 +326,7 @@ class Reactor(Loop):
 
     def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
         """As `add_reader`, for when `fd` is writable."""
-        self._watch_side(fd, WRITE, StandingHandle(self, callback, args))
+        self._watch_side(fd, WRITE, Handle(self, callback, args))
 
     def remove_writer(self, fd: Any) -> bool:
         """No more calls for writing; False when there were none."""
@@ -334,12 +335,16 @@ class Reactor(Loop):
     def _watch_side(self, fd: Any, bit: int, handle: Handle) -> None:
         self.check_open("watching a descriptor")
         number = _descriptor_number(fd)
-        end = self.ends.get(number)
-        if end is None:
-            end = Descriptor(self, number)
-        elif not isinstance(end, Descriptor):
-            raise Misuse(f"descriptor {number} cannot be watched: it belongs to {end!r}")
-        end.watch(bit, handle)
+        there = self.ends.get(number)
+        if not (there is None or isinstance(there, Descriptor)):
+            raise Misuse(f"descriptor {number} cannot be watched: it belongs to {there!r}")
+        end = Descriptor(self, number) if there is None else there
+        try:
+            end.watch(bit, handle)
+        except BaseException:
+            if there is None:
+                end.abandon()
+            raise
 
     def _unwatch_side(self, fd: Any, bit: int) -> bool:
         end = self.ends.get(_descriptor_number(fd))
@@ -465,8 +470,15 @@ class Reactor(Loop):
     def drain_on_signals(self, deadline: float) -> None:
         """SIGTERM and SIGINT drain; a second one ends it at once. ValueError outside the main thread."""
         _check_drain_deadline(deadline)
-        for number in self.system.stop_signals():
-            self.add_signal_handler(number, self._stop_signal, deadline)
+        added: list[int] = []
+        try:
+            for number in self.system.stop_signals():
+                self.add_signal_handler(number, self._stop_signal, deadline)
+                added.append(number)
+        except BaseException:
+            for number in added:
+                self.remove_signal_handler(number)
+            raise
 
     def _stop_signal(self, deadline: float) -> None:
         if self._drain is None:

@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 try:
@@ -132,10 +132,16 @@ class System:
     def pair(self) -> tuple[Socket, Socket]:
         """Two connected sockets, by which other threads and signal handlers wake the loop."""
         ours, theirs = socket.socketpair()
-        ends = ours, _AnyThreadsSocket(fileno=theirs.detach())
-        for end in ends:
-            end.setblocking(False)
-        return ends
+        with ExitStack() as undo:
+            for end in (ours, theirs):
+                undo.callback(end.close)
+            for end in (ours, theirs):
+                end.setblocking(False)
+            number = theirs.detach()
+            undo.callback(os.close, number)
+            locked = _AnyThreadsSocket(number)
+            undo.pop_all()
+        return ours, locked
 
     # Listening
 
@@ -217,17 +223,23 @@ class System:
             os.unlink(name)
             sock.bind(name)
         if name and isinstance(name, str):
-            made = os.stat(name)
+            try:
+                made = os.stat(name)
+            except BaseException:
+                os.unlink(name)  # made just now, and nobody would know that it is ours
+                raise
             self._socket_files[name] = (made.st_dev, made.st_ino)
 
     def listen_given(self, sock: socket.socket, options: opt.Options) -> list[Socket]:
         """A socket made elsewhere; it is bound already, and listens from now on if it did not."""
-        with given.taken(sock, f"cannot listen on {sock!r}"):
+        try:
             if sock.type != socket.SOCK_STREAM:
                 raise OSError(errno.EINVAL, "it is not a stream socket")
             self._set_options(sock, options.sockets)
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.listen(options.limits.backlog)
+        except OSError as exc:
+            raise named(exc, f"cannot listen on {sock!r}") from exc
         return [sock]
 
     def close_listening(self, sock: Socket) -> None:
@@ -344,14 +356,21 @@ class System:
         """A connected stream socket made elsewhere, and whom it is connected to. OSError when it is not connected."""
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"a stream socket is needed, not {sock!r}")
-        with given.taken(sock, f"cannot use {sock!r}"):
+        try:
             peer = Address(sock.family, sock.getpeername())
             self._set_options(sock, options.sockets)
+        except OSError as exc:
+            raise named(exc, f"cannot use {sock!r}") from exc
         return sock, peer
 
     def check_given(self, what: str, sock: object) -> None:
         """TypeError for what is no socket, or one that does more than a socket."""
         given.check(what, sock)
+
+    def taking(self, sock: socket.socket | None) -> AbstractContextManager[None]:
+        """Inside, a socket made elsewhere becomes ours: non-blocking, with the options that we can bear. If what is
+        done inside raises, it is its owner's as it was."""
+        return nullcontext() if sock is None else given.taken(sock)
 
     def _set_options(self, sock: socket.socket, wanted: opt.Sockets) -> None:
         self._set_buffers(sock, wanted)
@@ -446,12 +465,14 @@ class System:
         """A datagram socket made elsewhere."""
         if sock.type != socket.SOCK_DGRAM:
             raise ValueError(f"a datagram socket is needed, not {sock!r}")
-        with given.taken(sock, f"cannot use {sock!r}"):
+        try:
             self._set_buffers(sock, options.sockets)
             if sock.family != socket.AF_UNIX:
                 self._set_broadcast(sock, options.datagrams)
             for group in options.datagrams.groups:
                 self._join(sock, group)
+        except OSError as exc:
+            raise named(exc, f"cannot use {sock!r}") from exc
         return sock
 
     def datagram_peer(self, sock: DatagramSocket) -> SocketAddress:
@@ -597,8 +618,12 @@ class System:
     def catch_signal(self, number: int) -> Any:
         """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""
         before = signal.signal(number, _only_wake)
-        # Without this a system call of another library would fail with EINTR.
-        signal.siginterrupt(number, False)
+        try:
+            # Without this a system call of another library would fail with EINTR.
+            signal.siginterrupt(number, False)
+        except BaseException:
+            self.restore_signal(number, before)
+            raise
         return before
 
     def restore_signal(self, number: int, handler: Any) -> None:

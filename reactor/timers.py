@@ -33,36 +33,28 @@ class Handle:
     def cancel(self) -> None:
         """Takes the call back. Nothing happens when it was already made or cancelled. What it held is let go."""
         self._cancelled = True
-        self._callback = None
-        self._args = ()
+        self.let_go()
 
     def cancelled(self) -> bool:
         """Whether it was taken back."""
         return self._cancelled
 
     def run(self) -> None:
-        """Makes the call. Only the loop does. What it held is let go: an object that keeps its handle is no cycle."""
+        """Makes the call. Only the loop does."""
         callback, args = self._callback, self._args
-        self._callback, self._args = None, ()
         if callback is not None:
             callback(*args)
+
+    def let_go(self) -> None:
+        """It was made: what it held is let go, so that an object which keeps its own handle is no cycle."""
+        self._callback = None
+        self._args = ()
 
     def __repr__(self) -> str:
         what = getattr(self._callback, "__qualname__", repr(self._callback))
         if self._callback is None:
             what = "cancelled" if self._cancelled else "made"
         return f"<{type(self).__name__} {what}>"
-
-
-class StandingHandle(Handle):
-    """A call that is made each time there is a reason, until it is cancelled."""
-
-    __slots__ = ()
-
-    def run(self) -> None:
-        callback, args = self._callback, self._args
-        if callback is not None:
-            callback(*args)
 
 
 class TimerHandle(Handle):

@@ -29,6 +29,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from reactor import options as opt
@@ -522,6 +523,9 @@ class SimulatedSystem(System):
 
     def check_given(self, what: str, sock: object) -> None:
         """Each kind of end says by itself which simulated socket it takes."""
+
+    def taking(self, sock: Any) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def adopt(self, sock: Any, options: opt.Options) -> tuple[Socket, Address]:
         if not isinstance(sock, StreamSocket):
