@@ -198,26 +198,24 @@ class Reactor(Loop):
         kinds = ((local, remote), (path, remote_path), (sock,))
         if sum(any(one is not None for one in kind) for kind in kinds) != 1:
             raise ValueError("datagram() takes local and remote, or path and remote_path, or sock: exactly one kind")
-        here = peer = None
         if sock is not None:
             self._check_is_free("datagram()", sock)
-            opened = self.system.adopt_datagram(sock, options)
+            with self.system.taking(sock):
+                return Datagram(self, self.system.adopt_datagram(sock, options), factory, options)
+        if local is not None or remote is not None:
+            here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
         else:
-            if local is not None or remote is not None:
-                here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
-            else:
-                here = None if path is None else self.system.unix_address(path, "datagram()'s path")
-                peer = (
-                    None if remote_path is None else self.system.unix_address(remote_path, "datagram()'s remote_path")
-                )
-            if here is not None and peer is not None and here.family != peer.family:
-                raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
-            opened = self.system.open_datagram(here, peer, options)
+            what = (("path", path), ("remote_path", remote_path))
+            here, peer = (
+                None if one is None else self.system.unix_address(one, f"datagram()'s {name}") for name, one in what
+            )
+        if here is not None and peer is not None and here.family != peer.family:
+            raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
+        opened = self.system.open_datagram(here, peer, options)
         try:
             return Datagram(self, opened, factory, options, peer)
         except BaseException:
-            if sock is None:
-                self.system.close_listening(opened)
+            self.system.close_listening(opened)
             raise
 
     def _numeric(self, what: str, address: SocketAddress) -> Address:

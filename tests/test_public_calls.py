@@ -454,6 +454,9 @@ def test_a_given_socket_stays_its_owners_when_the_call_raises(tmp_path, name, fa
         if check(stage, failing, GIVEN[name](stage, given)):
             assert given.gettimeout() == 7
             assert given.fileno() not in stage.reactor.ends
+        else:
+            assert given.gettimeout() == 0
+            assert given.fileno() in stage.reactor.ends
 
 
 @FAILURES
