@@ -51,7 +51,7 @@ class _Call(Handle):
     __slots__ = ()
 
     def run(self) -> None:
-        if self.owner.get_protocol() is not None:
+        if self.owner is not None and self.owner.get_protocol() is not None:
             super().run()
 
 

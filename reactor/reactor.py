@@ -153,7 +153,7 @@ class Reactor(Loop):
             if server_hostname is not None:
                 check_string("connect()'s server_hostname", server_hostname)
             elif port is not None:
-                server_hostname = host or "localhost"
+                server_hostname = (host or "localhost").partition("%")[0]  # a certificate knows no zones
             codecs = _codecs(tls, server_side=False, server_hostname=server_hostname or None)
         elif server_hostname is not None:
             raise ValueError("connect() takes a server_hostname only together with tls")

@@ -24,8 +24,8 @@ class Handle:
     def __init__(self, owner: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         if not callable(callback):
             raise TypeError(f"only something callable can be called, not {callback!r}")
-        # Whose fault an exception is: it is told by `owner.callback_failed(exc)`.
-        self.owner = owner
+        # Whose fault an exception is: it is told by `owner.callback_failed(exc)`. None once it was made or cancelled.
+        self.owner: Any = owner
         self._callback: Callable[..., object] | None = callback
         self._args = args
         self._cancelled = False
@@ -47,6 +47,7 @@ class Handle:
 
     def let_go(self) -> None:
         """It was made: what it held is let go, so that an object which keeps its own handle is no cycle."""
+        self.owner = None
         self._callback = None
         self._args = ()
 
