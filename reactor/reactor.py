@@ -94,11 +94,13 @@ class Reactor(Loop):
 
         A host name listens on each of its addresses, no host on all of the machine (v4 and v6); port 0 picks one free
         port for all of them, and `Listener.addresses` tells it. `path` is a Unix socket's; what a dead server left
-        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. With `tls`, a
-        protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. With
+        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on, and some of whose
+        options are changed (`reactor.given`). With `tls`, a protocol begins when its handshake is complete; one that
+        fails is logged, and counted by the listener. With
         `reuse_port`, other listeners that ask for it, also in other processes, share the port, and Linux deals the
         callers out. To each its own queue: `close` serves who waits there, but a process that dies resets them.
-        OSError, naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
+        OSError, naming what was asked for, when it cannot be had; ValueError or TypeError for what cannot be meant. If
+        it raises, nothing is left behind, and `sock` is as it was.
         """
         self._check_takes_ends("listen()")
         unix = self._check_target("listen()", factory, host, port, path, sock)
@@ -140,10 +142,13 @@ class Reactor(Loop):
 
         The protocol is told `connection_made`, or `connection_failed` with every address's error, within
         `Deadlines.connect` seconds (and, with TLS, `Deadlines.handshake` more); nothing comes after `cancel()` on what
-        this returns. `sock` is connected already (a socketpair's end, say), and belongs to the reactor from now on.
-        `source` is the address to connect from, port 0 for any. The addresses of a name are raced as RFC 8305 has it.
-        With `tls`, the certificate must be good for `server_hostname` (by default the host) unless the context was told
-        otherwise, and a protocol begins only when the handshake is complete. ValueError for what cannot be meant.
+        this returns. `sock` is connected already (a socketpair's end, say), and belongs to the reactor from now on, and
+        some of its options are changed (`reactor.given`). `source` is the address to connect from, port 0 for any. A
+        name is looked up in a thread that is shared by all who ask for it, and its addresses are raced as RFC 8305 has
+        it. With `tls`, the certificate must be good for `server_hostname` (by default the host) unless the context was
+        told otherwise, and a protocol begins only when the handshake is complete. ValueError or TypeError for what
+        cannot be meant, OSError for a `sock` that is not connected; whatever else fails is told in `connection_failed`.
+        If it raises, nothing is left behind, and `sock` is as it was.
         """
         self._check_takes_ends("connect()")
         unix = self._check_target("connect()", factory, host, port, path, sock)
@@ -188,8 +193,10 @@ class Reactor(Loop):
         With `remote` (or `remote_path`) it is connected: it sends there, hears nobody else, and is told when nobody
         receives there. Either alone will do; a Unix socket without a path can be sent no answer. Hosts are numeric
         ("0.0.0.0" and "::" are all of the machine, port 0 picks one): a name's look-up would block, so look it up with
-        `run_in_thread` first. `factory()` makes the protocol in this turn or the next. OSError, naming what was asked
-        for, when it cannot be had; ValueError for what cannot be meant.
+        `run_in_thread` first. A link-local address needs its zone ("fe80::1%eth0"), or the scope number as
+        `getsockname` gives it. `factory()` makes the protocol in this turn or the next. OSError, naming what was asked
+        for, when it cannot be had; ValueError or TypeError for what cannot be meant. If it raises, nothing is left
+        behind, and `sock` is as it was.
         """
         self._check_takes_ends("datagram()")
         if not callable(factory):

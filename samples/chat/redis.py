@@ -32,7 +32,8 @@ _PATH_BYTES = 107
 _PATIENCE = 10.0
 # Of one reply: far above what was asked for, far below what would hurt.
 _REPLY_BYTES = 64 * 1024 * 1024
-_OPTIONS = Options(deadlines=Deadlines(connect=5.0, handshake=5.0, flush=5.0, linger_total=5.0))
+# A connect is not shorter than the look-up of a name may take: 30 s with three dead name servers (resolv.conf(5)).
+_OPTIONS = Options(deadlines=Deadlines(connect=30.0, handshake=5.0, flush=5.0, linger_total=5.0))
 _NOTHING = object()
 
 
