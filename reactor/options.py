@@ -126,8 +126,9 @@ class Deadlines:
     linger_silence: float = attrs.field(default=5.0, validator=_positive)
     # After our FIN, all in all, since the last progress of our own output: for a peer that goes on sending.
     linger_total: float = attrs.field(default=30.0, validator=_positive)
-    # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux
-    # more than two minutes of SYN retries for each address) is longer than anybody waits.
+    # Until a connect has succeeded, the look-up of the name and all its addresses included: the same patience as for a
+    # flush, and what a look-up may take when all name servers are dead. The kernel's own (on Linux more than two
+    # minutes of SYN retries for each address) is longer than anybody waits.
     connect: float = attrs.field(default=30.0, validator=_positive)
     # Until the next address of a name is tried beside those that have not answered: RFC 8305's 250 ms, in its bounds.
     attempt: float = attrs.field(default=0.25, validator=_attempt_delay)

@@ -223,6 +223,15 @@ def test_the_simulated_system_has_zones_too():
         assert client.calls == ["connection_made"]
         assert client.connection.get_extra_info("peername") == ("fe80::1", 7, 0, 2)
         client.connection.abort()
+        lost = Recorder()
+        reactor.connect(lambda: lost, "fe80::1%lo", 7, options=Options(deadlines=Deadlines(connect=1)))
+        system.run(reactor, until=lambda: lost.failed)
+        there = reactor.datagram(DatagramProtocol, ("fe80::1%eth0", 7))
+        anywhere = reactor.datagram(DatagramProtocol, ("::", 0))
+        for zone in ("eth0", "lo"):
+            anywhere.sendto(b"x", (f"fe80::1%{zone}", 7))
+        system.run(reactor, 1.0)
+        assert there.report.received == 1
 
 
 _ZONES = """
