@@ -400,9 +400,9 @@ class SimulatedSystem(System):
         if isinstance(where, tuple):
             family = family_of(where)
             port = 0 if local is None else local[1]
-            rest = (0, 0) if family == socket.AF_INET6 else ()
-            name: SocketAddress = (where[0], port or self.free_port(), *rest)
-            remote = None if remote is None else (*remote[:2], *rest)
+            none_given = (0, 0) if family == socket.AF_INET6 else ()
+            name: SocketAddress = (where[0], port or self.free_port(), *(where[2:] or none_given))
+            remote = None if remote is None else (*remote[:2], *(remote[2:] or none_given))
         else:
             family = socket.AF_UNIX
             # Without a path it has no name; with an empty one the kernel makes one up.
