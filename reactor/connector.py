@@ -207,7 +207,8 @@ class Connector:
 
     def _lose(self, attempt: _Attempt, cause: Exception) -> None:
         self._attempts.pop(attempt.address).leave()
-        self._race.failed(attempt.address, cause.with_traceback(None))  # which shows this library only, and is a cycle
+        # Its frames are this library's alone, and hold the cause itself. If another address wins, nobody is told of it.
+        self._race.failed(attempt.address, cause.with_traceback(None))
 
     # For the attempts
 
@@ -285,8 +286,9 @@ class Connector:
         """It is over."""
         self._over = True
         self._loop.outside.pop(self, None)
-        # Let go, so that no circle is left for the garbage collector.
+        # Let go, so that no cycle is left for the garbage collector: each cause holds the frames it came by.
         self._winner = self._telling = None
+        self._race = Race((), self._options.deadlines.attempt)
 
     def callback_failed(self, exc: Exception) -> None:
         """A call made for this connect raised: it is logged, and the connect given up."""

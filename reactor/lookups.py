@@ -139,6 +139,7 @@ class Lookups:
         with self._lock:
             del self._shared[shared.host, shared.port]
             callers = tuple(shared.callers)
+            shared.callers.clear()
             following = self._waiting.popleft() if self._waiting else None
             if following is None:
                 self._threads -= 1

@@ -8,12 +8,14 @@ import socket
 import ssl
 import struct
 from collections import Counter
+from functools import partial
 
 import pytest
 import trustme
 
 from reactor import (
     Connection,
+    Connector,
     DatagramProtocol,
     Deadlines,
     Delimited,
@@ -24,6 +26,7 @@ from reactor import (
     Sockets,
     relay,
 )
+from reactor.addresses import Address
 from tests.helpers import turn_until
 
 NO_LINGER = struct.pack("ii", 1, 0)
@@ -182,6 +185,21 @@ def connects(client, server=None, context=None, **how):
     return endings
 
 
+def connects_to_two_addresses(reactor: Reactor, count: int) -> None:
+    """The first refuses, and the second is connected to: the first one's error is told to nobody."""
+    listener = reactor.listen(Server, "127.0.0.1", 0)
+    number = listener.addresses[0][1]
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = closed.getsockname()
+    addresses = [Address(socket.AF_INET, nobody), Address(socket.AF_INET, ("127.0.0.1", number))]
+    for _ in range(0, count, BATCH):
+        for _ in range(min(count, BATCH)):
+            connector = Connector(reactor, "name", Client, Options())
+            connector.start(partial(connector.begin, addresses))
+        turn_until(reactor, lambda: not reactor.connectors and not reactor.connections)
+    listener.close()
+
+
 def cancelled(turns: int):
     def endings(reactor: Reactor, count: int) -> None:
         listener = reactor.listen(Server, "127.0.0.1", 0)
@@ -313,6 +331,8 @@ ENDINGS = {
     "framed, too long": served(Framed, bytes(200)),
     "connects": connects(Client, Server),
     "connect refused": connects(Client),
+    "connect from elsewhere": connects(Client, source=("192.0.2.1", 0)),
+    "connect to a name": connects_to_two_addresses,
     "connect refused, connection_failed raises": connects(RaisesWhenFailed),
     "connect too late": connects(Client, Server, options=HASTY),
     "connect, connection_made raises": connects(RaisingClient, Server),
