@@ -464,7 +464,8 @@ class Life:
 
     def _let_go(self) -> None:
         """Nothing is left for the garbage collector: the reason, which is kept, holds none of the frames it came by."""
-        free_frames(self._reason)
+        if self._reason is not None:
+            free_frames(self._reason)
         if self._secure is not None:
             self._secure.let_go()
 
