@@ -363,6 +363,7 @@ class Reactor(Loop):
     def add_signal_handler(self, number: int, callback: Callable[..., object], *args: Any) -> None:
         """Calls it in the loop when the signal arrives; replaces the call it had. ValueError but in the main thread."""
         self.check_open("add_signal_handler()")
+        _check_callable("add_signal_handler()", callback)
         self._signals.add(number, callback, args)
 
     def remove_signal_handler(self, number: int) -> bool:
@@ -378,9 +379,9 @@ class Reactor(Loop):
         `done` any more; what has begun goes on, and the program ends only when it does.
         """
         self.check_open("run_in_thread()")
-        for given in (function,) if done is None else (function, done):
-            if not callable(given):
-                raise TypeError(f"run_in_thread() calls a function, and {given!r} cannot be called")
+        _check_callable("run_in_thread()", function)
+        if done is not None:
+            _check_callable("run_in_thread()", done)
         future = self.system.submit(function, *args)
         self.outside[future] = None
         future.add_done_callback(lambda ended: self.call_from_thread(self._came_back, ended, done))
@@ -551,6 +552,11 @@ def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str 
 def _check_options(options: object) -> None:
     if not isinstance(options, Options):
         raise TypeError(f"options must be a reactor.Options, not {options!r}")
+
+
+def _check_callable(what: str, function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"{what} calls a function, and {function!r} cannot be called")
 
 
 def _descriptor_number(fd: Any) -> int:

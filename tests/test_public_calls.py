@@ -514,6 +514,32 @@ def test_every_public_call_is_in_the_table(kind):
     assert public - WITHIN.get(name, set()) - ASK_NOTHING.get(name, set()) - tried == set()
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda r: r.call_soon(7),
+        lambda r: r.call_later(0, 7),
+        lambda r: r.call_soon_threadsafe(7),
+        lambda r: r.run_in_thread(7),
+        lambda r: r.run_in_thread(len, done=7),
+        lambda r: r.add_signal_handler(signal.SIGUSR1, 7),
+        lambda r: r.add_reader(0, 7),
+        lambda r: r.listen(7, "127.0.0.1", 0),
+        lambda r: r.connect(7, "127.0.0.1", 9),
+        lambda r: r.datagram(7, ("127.0.0.1", 0)),
+        lambda r: r.observe_turns(7),
+    ],
+)
+def test_what_cannot_be_called_is_refused_where_it_is_given(tmp_path, call):
+    """Not when its time comes, when nobody could say who gave it."""
+    with ExitStack() as resources:
+        stage = Stage(resources, tmp_path)
+        before = stage.state()
+        with pytest.raises(TypeError, match="7"):
+            call(stage.reactor)
+        assert stage.state() == before
+
+
 def test_close_ends_everything_whatever_fails(tmp_path):
     """No descriptor, no thread and no signal handler stays, at whichever call of the system something fails."""
     for stage, failing in each_failure(tmp_path, OSError):
