@@ -51,7 +51,7 @@ class _Call(Handle):
     __slots__ = ()
 
     def run(self) -> None:
-        if self.owner.get_protocol() is not None:
+        if self.owner is not None and self.owner.get_protocol() is not None:
             super().run()
 
 
@@ -74,14 +74,15 @@ class Connection(Life):
         self._interest = READ
         self.on_readable = secure.shake
         self._arm()
-        secure.begin(lambda: self._start(factory, register=False), EMPTY)
+        # No lambda: the frame of one holds the connection, whatever `free_frames` does.
+        secure.begin(partial(self._start, factory, register=False), EMPTY)
 
     def _start(self, factory: Callable[[], Any], register: bool) -> None:
-        protocol = factory()
         if register:
-            # Before anything is told: a protocol that was told of a connection is owed its end as well.
+            # Before anything is made or told: a protocol that was told of a connection is owed its end as well.
             self._loop.poller.register(self._fd, READ)
             self._interest = READ
+        protocol = factory()
         self._protocol = protocol
         self._move(lifecycle.STARTED)
         if self._loop.draining:

@@ -6,6 +6,8 @@ already), tries its addresses as the race says, and ends in one of three ways: `
 the end, not at the beginning, and never from inside `connect()`. With TLS the end is the end of the handshake, which
 has a deadline of its own.
 
+Until the factory is called, nothing is final: `cancel()` also takes back an end that is decided and posted.
+
 Each attempt is an end of its own, so that an event finds it. One that did not win leaves the loop at once, so that
 nothing more is heard of it, even if the same batch holds its success; its socket is closed at the end of the turn.
 Nothing was written to it: a plain close loses nothing.
@@ -15,13 +17,15 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reactor.addresses import Address
 from reactor.connection import Connection
-from reactor.errors import ConnectFailed
+from reactor.errors import Aborted, ConnectFailed, free_frames
+from reactor.lifecycle import STARTING
+from reactor.lookups import Answer, Lookup
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import INVALID, WRITE
@@ -29,7 +33,7 @@ from reactor.protocol import Protocol
 from reactor.racing import GiveUp, Race, Start, Wait, Win
 from reactor.secure import Secure
 from reactor.system import Socket
-from reactor.timers import TimerHandle
+from reactor.timers import Handle, TimerHandle
 
 if TYPE_CHECKING:
     from reactor.tls import Codec
@@ -49,7 +53,7 @@ class Connector:
         target: str,
         factory: Callable[[], Any],
         options: Options,
-        source: tuple[str, int] | None = None,
+        source: Address | None = None,
         make_codec: Callable[[], Codec] | None = None,
     ) -> None:
         self._loop = loop
@@ -58,82 +62,115 @@ class Connector:
         self._options = options
         self._source = source
         self._make_codec = make_codec
-        # The winner, while its TLS handshake is under way.
-        self._shaking: Connection | None = None
+        self._lookup: Lookup | None = None
         self._race: Race[Address] = Race((), options.deadlines.attempt)
         self._attempts: dict[Address, _Attempt] = {}
         self._next_start: TimerHandle | None = None
+        # What is decided and not told yet: the winner, perhaps in its TLS handshake; or the call that tells a failure.
+        self._winner: Connection | None = None
+        self._telling: Handle | None = None
+        # Told, or cancelled.
         self._over = False
-        loop.outside[self] = None
-        self._deadline = loop.set_timer(loop.time() + options.deadlines.connect, self, self._too_late)
+        self._deadline: TimerHandle | None = None
 
     def cancel(self) -> None:
-        """Gives up: no callback comes, no protocol is made. Does nothing once it has succeeded or failed."""
-        if not self._over:
-            self._end(tuple(self._attempts))
-            self._loop.outside.pop(self, None)
-            if self._shaking is not None:
-                self._shaking.abandon()
+        """Gives up: from now on no callback comes, and no protocol is made, whatever was decided in this turn.
+
+        A connection that was just made is closed. Does nothing once the factory was called.
+        """
+        if self._over:
+            return
+        self._stop()
+        if self._telling is not None:
+            self._telling.cancel()
+        winner = self._winner
+        self._leave()
+        if winner is not None:
+            winner.drop()
 
     def done(self) -> bool:
-        """Whether it is over: it succeeded, failed, or was cancelled."""
+        """Whether it is over: it succeeded or failed, and a protocol was made to be told; or it was cancelled."""
         return self._over
 
     # For the reactor
 
+    def start(self, first: Callable[[], object]) -> None:
+        """Counts it among what is under way, and takes the first step. If that raises, nothing is left of it."""
+        loop = self._loop
+        self._deadline = loop.set_timer(loop.time() + self._options.deadlines.connect, self, self._too_late)
+        loop.outside[self] = None
+        try:
+            first()
+        except BaseException:
+            self.cancel()
+            raise
+
     def resolve(self, host: str, port: int) -> None:
         """Finds the addresses, off the loop if somebody must be asked, and begins."""
-        loop = self._loop
-        addresses = loop.system.resolve_numeric(host, port)
-        if addresses is not None:
-            self.begin(addresses)
-            return
-        future = loop.system.submit(loop.system.resolve, host, port)
-        future.add_done_callback(lambda done: loop.call_from_thread(self._resolved, done))
-
-    def _resolved(self, future: Any) -> None:
-        if self._over or future.cancelled():
-            return
-        failure = future.exception()
-        if failure is None:
-            self.begin(future.result())
+        system = self._loop.system
+        try:
+            addresses = system.resolve_numeric(host, port)
+            if addresses is None:
+                self._lookup = system.look_up(host, port, partial(self._loop.call_from_thread, self._looked_up))
+                return
+        except Exception as exc:  # no such interface, no thread: the machine's fault, and told as the network's are
+            self._give_up([(self._target, exc)])
         else:
-            self._give_up([(self._target, failure)])
+            self.begin(addresses)
+
+    def _looked_up(self, answer: Answer) -> None:
+        if self._over or self._decided():
+            return
+        self._lookup = None
+        if isinstance(answer, Exception):
+            self._give_up([(self._target, answer)])
+        else:
+            self.begin(answer)
+
+    def _decided(self) -> bool:
+        return self._winner is not None or self._telling is not None
 
     def begin(self, addresses: list[Address]) -> None:
         """Races them, from the next turn on."""
         self._race = Race(addresses, self._options.deadlines.attempt)
         self._loop.post(self, self._proceed)
 
-    def adopt(self, sock: Socket, sockaddr: object) -> None:
+    def adopt(self, sock: Socket, address: Address) -> None:
         """A socket that is connected already: a race of one, which is run by now."""
-        address = Address(sock.family, sockaddr)
         self._race = Race([address], self._options.deadlines.attempt)
         self._race.proceed(self._loop.time())
-        attempt = self._attempts[address] = _Attempt(self._loop, self, address, sock)
+        attempt = _Attempt(self._loop, self, address)
+        attempt.admit(sock)
+        self._attempts[address] = attempt
         self._loop.post(self, self.attempt_connected, attempt)
 
     def fail(self, exc: Exception) -> None:
-        """Ends with that error, told to a protocol of the factory's."""
-        if self._over:
+        """Ends with that error, told to a protocol of the factory's. What is decided already stays so."""
+        if self._over or self._telling is not None:
             return
-        self._end(tuple(self._attempts))
-        self._loop.post(self, self._tell, exc)
+        self._stop()
+        winner, self._winner = self._winner, None
+        self._telling = self._loop.post(self, self._tell, exc)
+        if winner is not None:
+            winner.drop()
 
     def _tell(self, exc: Exception) -> None:
-        self._loop.outside.pop(self, None)
-        protocol = self._factory()
-        tell = getattr(protocol, "connection_failed", None)
-        if tell is None:
-            Protocol.connection_failed(protocol, exc)
-        else:
-            tell(exc)
+        self._leave()
+        try:
+            protocol = self._factory()
+            tell = getattr(protocol, "connection_failed", None)
+            if tell is None:
+                Protocol.connection_failed(protocol, exc)
+            else:
+                tell(exc)
+        finally:
+            free_frames(exc)  # a protocol that keeps it does not keep this connect
 
     # The race
 
     def _proceed(self) -> None:
         """Does what the race says, until it says to wait."""
-        if self._over or self._shaking is not None:
+        if self._over or self._decided():
             return
         while True:
             match self._race.proceed(self._loop.time()):
@@ -143,8 +180,8 @@ class Connector:
                 case Wait(until):
                     self._wait(until)
                     return
-                case Win(address, losers):
-                    self._succeed(address, losers)
+                case Win(address, _):
+                    self._succeed(address)
                     return
                 case GiveUp(causes):
                     self._give_up(causes)
@@ -170,7 +207,8 @@ class Connector:
 
     def _lose(self, attempt: _Attempt, cause: Exception) -> None:
         self._attempts.pop(attempt.address).leave()
-        self._race.failed(attempt.address, cause)
+        # Its frames are this library's alone, and hold the cause itself. If another address wins, nobody is told of it.
+        self._race.failed(attempt.address, cause.with_traceback(None))
 
     # For the attempts
 
@@ -187,67 +225,83 @@ class Connector:
 
     # The end
 
-    def _succeed(self, address: Address, losers: Iterable[Address]) -> None:
+    def _succeed(self, address: Address) -> None:
         codec = None if self._make_codec is None else self._make_codec()  # first: when that raises, no socket is lost
         sock = self._attempts.pop(address).hand_over()
-        self._stop_racing(losers)
+        self._stop()
         secure = None if codec is None else Secure(codec, partial(self._handshake_failed, address))
         connection = Connection(self._loop, sock, address.sockaddr, self._options, "connected", None, secure)
-        if secure is None:
-            self._reached()
-            self._loop.post(connection, connection.begin, self._factory)
-        else:
-            self._shaking = connection
-            self._loop.post(connection, connection.begin, self._make_protocol)
+        self._winner = connection
+        self._loop.post(connection, self._begin, connection, address)
+
+    def _begin(self, connection: Connection, address: Address) -> None:
+        try:
+            if connection.state is STARTING:
+                connection.begin(self._make_protocol)
+            elif not self._over:  # its descriptor was closed by somebody else meanwhile, or a drain cut it
+                self._give_up([(address, connection.report.reason or Aborted(f"{connection!r} has ended"))])
+        except Exception as exc:
+            if self._over:
+                raise  # the factory's, and what comes behind it
+            self._give_up([(address, exc)])
 
     def _make_protocol(self) -> Any:
-        """The handshake is complete."""
-        self._reached()
-        return self._factory()
+        """It is connected, and the handshake, if there is one, is complete."""
+        factory = self._factory
+        self._leave()
+        return factory()
 
     def _handshake_failed(self, address: Address, exc: Exception) -> None:
         if not self._over:
             self._give_up([(address, exc)])
 
-    def _reached(self) -> None:
-        self._shaking = None
-        self._over = True
-        self._loop.outside.pop(self, None)
-
     def _too_late(self) -> None:
         limit = self._options.deadlines.connect
         late = TimeoutError(errno.ETIMEDOUT, f"no answer within the connect deadline of {limit} s")
-        causes = self._race.expire(late).causes
-        self._give_up(causes or [(self._target, late)])  # the latter while the name is resolved
+        if self._lookup is not None:
+            what = "the look-up of the name got no answer"
+            if self._lookup.waits_for_thread():
+                what = "the name was not looked up, because too many other look-ups had no answer"
+            late = TimeoutError(errno.ETIMEDOUT, f"{what} within the connect deadline of {limit} s")
+        self._give_up(self._race.expire(late).causes or [(self._target, late)])
 
     def _give_up(self, causes: Sequence[tuple[object, Exception]]) -> None:
-        words = "; ".join(
-            ("" if str(where) == self._target else f"{where}: ") + str(getattr(exc, "strerror", None) or exc)
-            for where, exc in causes
-        )
+        words = "; ".join(("" if str(where) == self._target else f"{where}: ") + _words(exc) for where, exc in causes)
         message = f"cannot connect to {self._target}: {words or 'it has no address'}"
         self.fail(ConnectFailed(message, tuple(causes)))
 
-    def _end(self, losers: Iterable[Address]) -> None:
-        self._over = True
-        self._stop_racing(losers)
-
-    def _stop_racing(self, losers: Iterable[Address]) -> None:
-        self._deadline.cancel()
+    def _stop(self) -> None:
+        """Asks nobody any more: not the resolver, not an address."""
+        lookup, self._lookup = self._lookup, None
+        if lookup is not None:
+            lookup.cancel()
+        deadline, self._deadline = self._deadline, None
+        if deadline is not None:
+            deadline.cancel()
         self._wait(None)
-        for address in losers:
-            self._attempts.pop(address).leave()
+        while self._attempts:
+            self._attempts.popitem()[1].leave()
+
+    def _leave(self) -> None:
+        """It is over."""
+        self._over = True
+        self._loop.outside.pop(self, None)
+        # Let go, so that no cycle is left for the garbage collector: each cause holds the frames it came by.
+        self._winner = self._telling = None
+        self._race = Race((), self._options.deadlines.attempt)
 
     def callback_failed(self, exc: Exception) -> None:
         """A call made for this connect raised: it is logged, and the connect given up."""
         logger.error("%r failed", self, exc_info=exc)
-        if self._over:
-            self._loop.outside.pop(self, None)
-        else:
+        if not self._over:
             self._give_up([(self._target, exc)])
 
     def __repr__(self) -> str:
         return f"<Connector to {self._target}{' over' if self._over else ''}>"
+
+
+def _words(exc: Exception) -> str:
+    return str(getattr(exc, "strerror", None) or exc) or type(exc).__name__
 
 
 class _Attempt:
@@ -255,7 +309,7 @@ class _Attempt:
 
     __slots__ = ("_connector", "_fd", "_loop", "_registered", "_sock", "address", "retry")
 
-    def __init__(self, loop: Loop, connector: Connector, address: Address, connected: Socket | None = None) -> None:
+    def __init__(self, loop: Loop, connector: Connector, address: Address) -> None:
         self._loop = loop
         self._connector = connector
         self.address = address
@@ -264,18 +318,23 @@ class _Attempt:
         self._sock: Socket | None = None
         self._fd = -1
         self._registered = False
-        if connected is not None:
-            self._admit(connected)
 
-    def start(self, options: Options, source: tuple[str, int] | None) -> None:
+    def start(self, options: Options, source: Address | None) -> None:
         """Asks the kernel. The OSErrors of connect(2); BlockingIOError: it could not be asked, and may be again."""
-        self._admit(self._loop.system.start_connect(self.address, options, source))
+        sock = self._loop.system.start_connect(self.address, options, source)
+        try:
+            self.admit(sock)
+        except BaseException:
+            self._loop.system.close(sock)
+            raise
         self._loop.poller.register(self._fd, WRITE)
         self._registered = True
 
-    def _admit(self, sock: Socket) -> None:
-        self._sock, self._fd = sock, sock.fileno()
-        self._loop.admit(self._fd, self)
+    def admit(self, sock: Socket) -> None:
+        """The loop serves this socket. If that raises, the socket is still the caller's."""
+        fd = sock.fileno()
+        self._loop.admit(fd, self)
+        self._sock, self._fd = sock, fd
 
     def on_readable(self) -> None:
         """Never: only writability is asked for."""

@@ -27,9 +27,20 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reactor.addresses import SocketAddress, address_text, is_sendable
+from reactor.addresses import Address, SocketAddress, address_text, numeric, same_place, unix_name
 from reactor.buffers import as_view
-from reactor.errors import TRY_AGAIN, WAIT, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.errors import (
+    TRY_AGAIN,
+    WAIT,
+    Aborted,
+    FlushTimeout,
+    Misuse,
+    QueueOverflow,
+    WriteAfterEnd,
+    free_frames,
+    named,
+    numbered,
+)
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
@@ -89,7 +100,15 @@ class Datagram:
     `reactor.trace`) are told of connections only.
     """
 
-    def __init__(self, loop: Loop, sock: DatagramSocket, factory: Callable[[], Any], options: Options) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        sock: DatagramSocket,
+        factory: Callable[[], Any],
+        options: Options,
+        asked: Address | None = None,
+    ) -> None:
+        """`asked` is the remote address as it was asked for: the kernel may have another form of it (0.0.0.0)."""
         self._loop = loop
         self._socket = sock
         self._fd = sock.fileno()
@@ -101,8 +120,10 @@ class Datagram:
         self._inet = loop.system.is_tcp(sock)
         self._local = sock.getsockname()
         self._protocol: Any = None
-        # The address last found good, most often the one that is answered now.
-        self._known: SocketAddress = self._remote
+        self._asked = None if asked is None else asked.sockaddr
+        # The address last found good, most often the one that is answered now; and its normal form.
+        self._known: SocketAddress = None
+        self._to: SocketAddress = None
         self._queue: deque[tuple[bytes, SocketAddress]] = deque()
         self._queue_bytes = 0
         self._interest: int | None = None
@@ -120,8 +141,12 @@ class Datagram:
         self._progress_at = loop.now
         self._sent = self._refused = self._overflowed = self._unsent = self._received = self._truncated = 0
         self._sent_bytes = self._received_bytes = self._errors = self._failures = 0
-        loop.admit(self._fd, self)
-        loop.post(self, self._begin, factory)
+        begin = loop.post(self, self._begin, factory)
+        try:
+            loop.admit(self._fd, self)
+        except BaseException:
+            begin.cancel()
+            raise
 
     def _begin(self, factory: Callable[[], Any]) -> None:
         if self._over:
@@ -143,8 +168,9 @@ class Datagram:
         """Sends one datagram, or queues it. Never blocks, never calls back, never raises an OSError.
 
         Connected, it goes to the remote address, and `addr` may be left out; else `addr` is where, in numbers:
-        ValueError for a name, because its look-up would block. An empty datagram is sent, too. What is lost here is
-        told in `error_received`. Raises WriteAfterEnd after `close`, `abort` or `connection_lost`: nobody would hear.
+        ValueError for a name, because its look-up would block. A zone (`fe80::1%eth0`) is looked up for each datagram;
+        the scope number in fourth place costs nothing. An empty datagram is sent, too. What is lost here is told in
+        `error_received`. Raises WriteAfterEnd after `close`, `abort` or `connection_lost`: nobody would hear.
         """
         if type(data) is not bytes:
             data = as_view(data)
@@ -152,15 +178,46 @@ class Datagram:
             raise WriteAfterEnd(f"sendto() of {len(data)} bytes refused: {self!r} was ended by {self._ended_by}")
         if self._connected:
             if addr is not None and addr != self._remote:
-                raise ValueError(f"{self!r} sends to its remote address only, not to {addr!r}")
-        elif addr != self._known or addr is None:
-            if not is_sendable(self._family, addr):
-                raise ValueError(f"{self!r} sends to a numeric address of its family, not to {addr!r}")
-            self._known = addr
+                self._check_remote(addr)
+        elif addr == self._known and addr is not None:
+            addr = self._to
+        else:
+            try:
+                addr = self._normal(addr)
+            except OSError as exc:
+                self._refuse(exc)
+                return
         if self._over:
             self._unsent += 1
         elif self._queue or not self._give(data, addr):
             self._put_off(bytes(data), addr)  # no copy of what is bytes already
+
+    def _check_remote(self, addr: SocketAddress) -> None:
+        """Written in another way, it is the same address."""
+        try:
+            there = self._normal(addr)
+        except OSError:  # its zone has no interface: it is not where we are connected to
+            there = None
+        if not same_place(there, self._remote) and (self._asked is None or not same_place(there, self._asked)):
+            raise ValueError(f"{self!r} sends to its remote address only, not to {addr!r}")
+
+    def _normal(self, addr: SocketAddress) -> SocketAddress:
+        """The address in normal form. ValueError for what is none; OSError for a zone that has no interface."""
+        if not self._inet:
+            there: SocketAddress = unix_name("the address that sendto() takes", addr)
+        else:
+            there = numeric(self._family, addr, self._loop.system.zone_index)
+            if there is None:
+                raise ValueError(f"{self!r} sends to a numeric address of its family, not to {addr!r}")
+            if "%" in addr[0]:
+                return there  # not remembered: an interface of that name may be made anew, with another number
+        self._known, self._to = addr, there
+        return there
+
+    def _refuse(self, exc: OSError) -> None:
+        self._refused += 1
+        self._untold.append(exc)
+        self._tell_soon()
 
     def _put_off(self, data: bytes, addr: SocketAddress) -> None:
         size = len(data) + OVERHEAD_BYTES
@@ -175,7 +232,7 @@ class Datagram:
 
     def _give(self, data: bytes | memoryview, addr: SocketAddress) -> bool:
         """Offers one datagram to the kernel; False when it must wait."""
-        before: int | None = None
+        before: int | None = 0
         for _ in range(2 if self._connected and self._inet else 1):
             try:
                 sent = self._socket.send(data) if self._connected else self._socket.sendto(data, addr)
@@ -186,10 +243,11 @@ class Datagram:
                     # Not at once: who sends is in the middle of its own work.
                     self._loop.post(self, self.displaced)
                     return False
-                if exc.errno != before:
-                    self._untold.append(exc)
+                failure = numbered(exc) if self._connected else named(exc, f"a datagram to {address_text(addr)}")
+                if failure.errno != before:
+                    self._untold.append(failure)
                     self._tell_soon()
-                before = exc.errno
+                before = failure.errno
             else:
                 self._sent += 1
                 self._sent_bytes += sent
@@ -309,7 +367,7 @@ class Datagram:
             self._received += 1
             self._received_bytes += len(data)
             if not self._connected:
-                self._known = addr
+                self._known = self._to = addr
             self._protocol.datagram_received(data, addr)
         if self._received + self._truncated == before:
             self._loop.came_to_nothing(self)
@@ -465,9 +523,13 @@ class Datagram:
         self._ended_by = self._ended_by or "connection_lost()"
         self._loop.totals.datagrams_unsent += self._unsent
         self._tell_errors()
+        self._untold.clear()
         protocol, self._protocol = self._protocol, None
-        if protocol is not None:
-            protocol.connection_lost(self._reason)
+        try:
+            if protocol is not None:
+                protocol.connection_lost(self._reason)
+        finally:
+            free_frames(self._reason)  # which is kept
 
     def _refresh(self) -> None:
         """The one place that tells the poller what we wait for."""

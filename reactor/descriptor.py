@@ -25,22 +25,28 @@ class Descriptor:
 
     def watch(self, bit: int, handle: Handle | None) -> None:
         """Sets or (None) removes the call of one side; with neither left, the descriptor is let go."""
+        before = self._reader, self._writer
         if bit == READ:
             self._reader = handle
         else:
             self._writer = handle
         if self._reader is None and self._writer is None:
             self._loop.dismiss(self._fd, registered=True)
-        else:
-            interest = self._interest()
-            try:
-                self._loop.poller.modify(self._fd, interest)
-            except FileNotFoundError:
-                self._loop.poller.register(self._fd, interest)  # closed and opened anew while we watched
-            except OSError:
-                if handle is not None:
-                    raise
+            return
+        try:
+            self._ask_for(self._interest())
+        except BaseException as exc:
+            if handle is None and isinstance(exc, OSError):
                 self.displaced()
+                return
+            self._reader, self._writer = before
+            raise
+
+    def _ask_for(self, interest: int) -> None:
+        try:
+            self._loop.poller.modify(self._fd, interest)
+        except FileNotFoundError:
+            self._loop.poller.register(self._fd, interest)  # closed and opened anew while we watched
 
     def _interest(self) -> int:
         return (READ if self._reader else 0) | (WRITE if self._writer else 0)

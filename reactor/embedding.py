@@ -50,7 +50,11 @@ class Guest:
         self._due: float | None = None
         self._cancel_timer: Callable[[], object] | None = None
         self._unwatch: Callable[[], object] | None = watch(reactor.fileno(), self._turn)
-        self._set_timer()
+        try:
+            self._set_timer()
+        except BaseException:
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """Takes no turns any more. Again does nothing. The reactor is left as it is: `run()` would go on with it."""

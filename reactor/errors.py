@@ -14,6 +14,8 @@ A callback that raises ends its connection with that very exception: `connection
 from __future__ import annotations
 
 import errno
+import os
+from types import FrameType
 
 
 class ReactorError(Exception):
@@ -78,7 +80,15 @@ class ConnectFailed(ReactorError, ConnectionError):
 
 def named(exc: OSError, what: str) -> OSError:
     """The same error, saying what was attempted."""
-    return type(exc)(exc.errno, f"{what}: {exc.strerror or exc}")
+    exc = numbered(exc)
+    return type(exc)(exc.errno, f"{what}: {exc.strerror}")
+
+
+def numbered(exc: OSError) -> OSError:
+    """The same error with an errno: Python refuses some calls itself (a Unix path that is too long) and gives none."""
+    if exc.errno is not None:
+        return exc
+    return OSError(errno.EINVAL, str(exc) or os.strerror(errno.EINVAL))
 
 
 # What a reactor does about an errno. Every other one ends the connection it was seen on.
@@ -129,3 +139,40 @@ PEER_GONE = frozenset(
     )
     if hasattr(errno, name)
 )
+
+
+# inspect's CO_GENERATOR, CO_COROUTINE and CO_ASYNC_GENERATOR.
+_CAN_BE_RESUMED = 0x20 | 0x80 | 0x200
+
+
+def free_frames(*told: BaseException | None) -> None:
+    """Frees what the frames of these exceptions' tracebacks hold; the tracebacks can still be printed.
+
+    A frame of a method holds its `self`, and so does each caller's frame, which it holds in turn. An object that keeps
+    an exception from one of its own methods is thus a cycle, with everything that these frames hold, until the garbage
+    collector finds it. So when an exception was told, and its owner keeps it, this is called. Frames that are executing
+    are left alone, and those that could be resumed.
+    """
+    exceptions, seen = [exc for exc in told if exc is not None], set[int]()
+    while exceptions:
+        exc = exceptions.pop()
+        if id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        traceback = exc.__traceback__
+        while traceback is not None:
+            frame: FrameType | None = traceback.tb_frame
+            while frame is not None and id(frame) not in seen:
+                seen.add(id(frame))
+                if not frame.f_code.co_flags & _CAN_BE_RESUMED:
+                    try:
+                        frame.clear()
+                    except RuntimeError:
+                        break  # it is executing, and so are its callers
+                frame = frame.f_back
+            traceback = traceback.tb_next
+        exceptions += [one for one in (exc.__cause__, exc.__context__) if one is not None]
+        if isinstance(exc, BaseExceptionGroup):
+            exceptions += exc.exceptions
+        elif isinstance(exc, ConnectFailed):
+            exceptions += [cause for _, cause in exc.causes]

@@ -37,6 +37,7 @@ from reactor.errors import (
     Misuse,
     Unacknowledged,
     Unsent,
+    free_frames,
 )
 from reactor.lifecycle import CLOSED, CONFIRM, FAILING, LAST, LAST_WORDS, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
@@ -320,6 +321,13 @@ class Life:
             self._secure.on_failed = None
         self.cut(Aborted(f"the reactor was closed before {self!r} had ended"))
 
+    def drop(self) -> None:
+        """Nobody wants it any more, and no protocol began: a plain close, of which nobody is told."""
+        if self._state is STARTING:
+            if self._secure is not None:
+                self._secure.on_failed = None
+            self._move(lifecycle.DEADLINE)
+
     def cut(self, exc: Exception) -> None:
         """The reactor's own end: last words that the kernel has are left to the kernel, what still sends is reset."""
         if self.is_lingering():
@@ -521,10 +529,20 @@ class Life:
             if self._on_end is not None:
                 self._on_end()
         finally:
-            if protocol is not None:
-                if self._observer is not None:
-                    self._record("connection_lost")
-                protocol.connection_lost(self._reason)
+            try:
+                if protocol is not None:
+                    if self._observer is not None:
+                        self._record("connection_lost")
+                    protocol.connection_lost(self._reason)
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Nothing is left for the garbage collector: the reason, which is kept, holds none of the frames it came by."""
+        if self._reason is not None:
+            free_frames(self._reason)
+        if self._secure is not None:
+            self._secure.let_go()
 
     # Deadlines
 

@@ -136,9 +136,18 @@ class Loop:
         self._turning = False
         self._stopping = False
         self._closed = False
-        self.waker = Waker(self.system)
+        try:
+            self.waker = Waker(self.system)
+        except BaseException:
+            self.poller.close()
+            raise
+        try:
+            self.poller.register(self.waker.fileno(), pollers.READ)
+        except BaseException:
+            self.waker.abandon()
+            self.poller.close()
+            raise
         self.admit(self.waker.fileno(), self.waker)
-        self.poller.register(self.waker.fileno(), pollers.READ)
 
     # Running
 
@@ -230,11 +239,13 @@ class Loop:
             if handle is None:
                 return
             self.call(handle.owner, handle.run)
+            handle.let_go()
 
     def _run_posted(self) -> None:
         for _ in range(len(self._posted)):
             handle = self._posted.popleft()
             self.call(handle.owner, handle.run)
+            handle.let_go()
 
     def _bury(self) -> None:
         if not self.dead:
@@ -299,7 +310,11 @@ class Loop:
         self.check_open("call_soon_threadsafe()")
         handle = Handle(self, callback, args)
         self._posted.append(handle)
-        self.waker.wake()
+        try:
+            self.waker.wake()
+        except BaseException:
+            handle.cancel()
+            raise
         return handle
 
     def call_from_thread(self, callback: Callable[..., object], *args: Any) -> None:
@@ -319,15 +334,14 @@ class Loop:
 
     def post_handle(self, handle: Handle) -> None:
         """The same for a handle that was made already."""
-        self._posted.append(handle)
         if not self._turning:
-            self.nudge()
+            self.nudge()  # first: when that raises, nothing is posted
+        self._posted.append(handle)
 
     def set_timer(self, when: float, owner: Any, callback: Callable[..., object], *args: Any) -> TimerHandle:
         """`call_at` for somebody who is told of an exception."""
-        handle = self.timers.add(when, owner, callback, *args)
         self.nudge()
-        return handle
+        return self.timers.add(when, owner, callback, *args)
 
     def look_at_clock(self) -> float:
         """The time, also as `now` from here on. Once a turn, and where an exact moment matters: when a state begins."""
@@ -341,8 +355,8 @@ class Loop:
 
     def gather(self, end: Gatherer) -> None:
         """`end.flush()` is called before the loop sleeps."""
-        self.gathered.append(end)
         self.nudge()
+        self.gathered.append(end)
 
     def came_to_nothing(self, end: Resting) -> None:
         """An event of `end` was served, and neither did anything come of it nor will the poller cease to tell of it.
@@ -390,8 +404,8 @@ class Loop:
 
     def doom(self, end: Mortal) -> None:
         """`end.bury()` is called at the end of the turn."""
-        self.dead.append(end)
         self.nudge()
+        self.dead.append(end)
 
     def check_not_turning(self, what: str) -> None:
         if self._turning:

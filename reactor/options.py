@@ -6,6 +6,7 @@ in seconds, sizes in bytes. `attrs.evolve(options, linger=False)` makes a varian
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,14 @@ MiB = 1024 * KiB
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_address(value: str) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return "%" not in value
 
 
 def _checked(what: str, good: Callable[[Any], bool]) -> Callable[[object, attrs.Attribute[Any], Any], None]:
@@ -34,7 +43,16 @@ _C_INT = 2**31 - 1
 _count = _checked("a positive whole number", lambda value: type(value) is int and value > 0)
 _c_int = _checked("a positive whole number below 2**31", lambda value: type(value) is int and 0 < value <= _C_INT)
 _tcp_time = _checked("a positive number below 2**31 / 1000", lambda value: _number(value) and 0 < value < _C_INT / 1000)
+# Linux, include/net/tcp.h: MAX_TCP_KEEPIDLE and MAX_TCP_KEEPINTVL, in seconds; MAX_TCP_KEEPCNT.
+_keepalive_time = _checked("from 1 to 32767", lambda value: type(value) is int and 0 < value <= 32767)
+_keepalive_count = _checked("from 1 to 127", lambda value: type(value) is int and 0 < value <= 127)
 _bytes = _checked("a whole number of bytes, zero or more", lambda value: type(value) is int and value >= 0)
+_group_address = _checked(
+    "an IP address in numbers, without a zone", lambda value: isinstance(value, str) and _is_address(value)
+)
+_interface = _checked(
+    "the name of a network interface", lambda value: isinstance(value, str) and bool(value) and "\0" not in value
+)
 _yes_or_no = _checked("True or False", lambda value: type(value) is bool)
 
 
@@ -111,8 +129,9 @@ class Deadlines:
     unread: float = attrs.field(default=30.0, validator=_positive)
     # After our FIN, all in all, since the last progress of our own output: for a peer that goes on sending.
     linger_total: float = attrs.field(default=30.0, validator=_positive)
-    # Until a connect has succeeded, over all addresses: the same patience as for a flush. The kernel's own (on Linux
-    # more than two minutes of SYN retries for each address) is longer than anybody waits.
+    # Until a connect has succeeded, the look-up of the name and all its addresses included: the same patience as for a
+    # flush, and what a look-up may take when all name servers are dead. The kernel's own (on Linux more than two
+    # minutes of SYN retries for each address) is longer than anybody waits.
     connect: float = attrs.field(default=30.0, validator=_positive)
     # Until the next address of a name is tried beside those that have not answered: RFC 8305's 250 ms, in its bounds.
     attempt: float = attrs.field(default=0.25, validator=_attempt_delay)
@@ -125,9 +144,9 @@ class Keepalive:
     """TCP probes on a silent connection (tcp(7)): the first after `idle`, then every `interval`, dead after `count`."""
 
     # A dead peer is found within 60 + 5 * 10 s, and a NAT's shortest usual memory (some minutes) is never reached.
-    idle: int = attrs.field(default=60, validator=_c_int)
-    interval: int = attrs.field(default=10, validator=_c_int)
-    count: int = attrs.field(default=5, validator=_c_int)
+    idle: int = attrs.field(default=60, validator=_keepalive_time)
+    interval: int = attrs.field(default=10, validator=_keepalive_time)
+    count: int = attrs.field(default=5, validator=_keepalive_count)
 
 
 @attrs.frozen(kw_only=True)
@@ -143,7 +162,8 @@ class Sockets:
     keepalive: Keepalive | None = attrs.field(
         default=None, validator=attrs.validators.optional(attrs.validators.instance_of(Keepalive))
     )
-    # TCP_USER_TIMEOUT (RFC 5482), seconds that sent data may stay unacknowledged. None: the kernel's (15 minutes).
+    # TCP_USER_TIMEOUT (RFC 5482), seconds that sent data may stay unacknowledged, in steps of a millisecond (rounded
+    # up). None: the kernel's (15 minutes).
     user_timeout: float | None = attrs.field(default=None, validator=attrs.validators.optional(_tcp_time))
     # Kernel buffer sizes, SO_SNDBUF and SO_RCVBUF. None: the kernel tunes them, which is nearly always best.
     send_buffer_bytes: int | None = attrs.field(default=None, validator=attrs.validators.optional(_c_int))
@@ -154,12 +174,10 @@ class Sockets:
 class Group:
     """A multicast group to be a member of: `Group(address="224.0.0.251", interface="eth0")`."""
 
-    # In numbers, of the endpoint's own family.
-    address: str = attrs.field(validator=attrs.validators.instance_of(str))
+    # In numbers, of the endpoint's own family. Without a zone: that is `interface`.
+    address: str = attrs.field(validator=_group_address)
     # The name of the network interface. None: the one that the kernel's routes give.
-    interface: str | None = attrs.field(
-        default=None, validator=attrs.validators.optional(attrs.validators.instance_of(str))
-    )
+    interface: str | None = attrs.field(default=None, validator=attrs.validators.optional(_interface))
 
 
 @attrs.frozen(kw_only=True)

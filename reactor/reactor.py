@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import selectors
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from reactor.addresses import Address, check_port
+from reactor.addresses import (
+    Address,
+    InetAddress,
+    SocketAddress,
+    UnixPath,
+    address_text,
+    check_host,
+    check_port,
+    check_string,
+)
 from reactor.connection import Connection
 from reactor.connector import Connector
 from reactor.datagram import Datagram
@@ -76,7 +84,7 @@ class Reactor(Loop):
         host: str | None = None,
         port: int | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
         sock: socket.socket | None = None,
         tls: ssl.SSLContext | None = None,
         reuse_port: bool = False,
@@ -86,14 +94,16 @@ class Reactor(Loop):
 
         A host name listens on each of its addresses, no host on all of the machine (v4 and v6); port 0 picks one free
         port for all of them, and `Listener.addresses` tells it. `path` is a Unix socket's; what a dead server left
-        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on. With `tls`, a
-        protocol begins when its handshake is complete; one that fails is logged, and counted by the listener. With
+        there is replaced. `sock` is a bound stream socket, which belongs to the reactor from now on, and some of whose
+        options are changed (`reactor.given`). With `tls`, a protocol begins when its handshake is complete; one that
+        fails is logged, and counted by the listener. With
         `reuse_port`, other listeners that ask for it, also in other processes, share the port, and Linux deals the
         callers out. To each its own queue: `close` serves who waits there, but a process that dies resets them.
-        OSError, naming what was asked for, when it cannot be had; ValueError for what cannot be meant.
+        OSError, naming what was asked for, when it cannot be had; ValueError or TypeError for what cannot be meant. If
+        it raises, nothing is left behind, and `sock` is as it was.
         """
         self._check_takes_ends("listen()")
-        self._check_target("listen()", factory, host, port, path, sock)
+        unix = self._check_target("listen()", factory, host, port, path, sock)
         _check_options(options)
         if reuse_port:
             if port is None:
@@ -101,13 +111,19 @@ class Reactor(Loop):
             options = attrs.evolve(options, sockets=attrs.evolve(options.sockets, reuse_port=True))
         codecs = None if tls is None else _codecs(tls, server_side=True)
         if sock is not None:
-            sockets = self.system.listen_given(sock, options)
-        elif path is not None:
-            sockets = self.system.listen_unix(path, options)
+            with self.system.taking(sock):
+                return Listener(self, self.system.listen_given(sock, options), factory, options, codecs)
+        if unix is not None:
+            sockets = self.system.listen_unix(unix.sockaddr, options)
         else:
             assert port is not None
             sockets = self.system.listen_tcp(host, port, options)
-        return Listener(self, sockets, factory, options, codecs)
+        try:
+            return Listener(self, sockets, factory, options, codecs)
+        except BaseException:
+            for made in sockets:
+                self.system.close_listening(made)
+            raise
 
     def connect(
         self,
@@ -115,57 +131,60 @@ class Reactor(Loop):
         host: str | None = None,
         port: int | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
         sock: socket.socket | None = None,
         tls: ssl.SSLContext | None = None,
         server_hostname: str | None = None,
-        source: tuple[str, int] | None = None,
+        source: InetAddress | None = None,
         options: Options = DEFAULTS,
     ) -> Connector:
         """Connects, and calls `factory()` for the protocol when that is decided. Exactly one of port, path, sock.
 
         The protocol is told `connection_made`, or `connection_failed` with every address's error, within
         `Deadlines.connect` seconds (and, with TLS, `Deadlines.handshake` more); nothing comes after `cancel()` on what
-        this returns. `sock` is connected already (a socketpair's end, say), and belongs to the reactor from now on.
-        `source` is the address to connect from, port 0 for any. The addresses of a name are raced as RFC 8305 has it.
-        With `tls`, the certificate must be good for `server_hostname` (by default the host) unless the context was told
-        otherwise, and a protocol begins only when the handshake is complete. ValueError for what cannot be meant.
+        this returns. `sock` is connected already (a socketpair's end, say), and belongs to the reactor from now on, and
+        some of its options are changed (`reactor.given`). `source` is the address to connect from, port 0 for any. A
+        name is looked up in a thread that is shared by all who ask for it, and its addresses are raced as RFC 8305 has
+        it. With `tls`, the certificate must be good for `server_hostname` (by default the host) unless the context was
+        told otherwise, and a protocol begins only when the handshake is complete. ValueError or TypeError for what
+        cannot be meant, OSError for a `sock` that is not connected; whatever else fails is told in `connection_failed`.
+        If it raises, nothing is left behind, and `sock` is as it was.
         """
         self._check_takes_ends("connect()")
-        self._check_target("connect()", factory, host, port, path, sock)
+        unix = self._check_target("connect()", factory, host, port, path, sock)
         _check_options(options)
         codecs = None
         if tls is not None:
-            if server_hostname is None and port is not None:
-                server_hostname = host or "localhost"
+            if server_hostname is not None:
+                check_string("connect()'s server_hostname", server_hostname)
+            elif port is not None:
+                server_hostname = (host or "localhost").partition("%")[0]  # a certificate knows no zones
             codecs = _codecs(tls, server_side=False, server_hostname=server_hostname or None)
         elif server_hostname is not None:
             raise ValueError("connect() takes a server_hostname only together with tls")
-        if source is not None:
-            self._check_source(source, port)
+        whence = None if source is None else self._check_source(source, port)
         if sock is not None:
-            adopted = self.system.adopt(sock)
-            address = sock.getpeername()
             connector = Connector(self, repr(sock), factory, options, None, codecs)
-            connector.adopt(adopted, address)
-        elif path is not None:
-            unix = self.system.unix_address(path)
+            with self.system.taking(sock):
+                adopted, peer = self.system.adopt(sock, options)
+                connector.start(lambda: connector.adopt(adopted, peer))
+        elif unix is not None:
             connector = Connector(self, str(unix), factory, options, None, codecs)
-            connector.begin([unix])
+            connector.start(lambda: connector.begin([unix]))
         else:
             host, port = host or "localhost", check_port(port)
-            connector = Connector(self, f"{host}:{port}", factory, options, source, codecs)
-            connector.resolve(host, port)
+            connector = Connector(self, address_text((host, port)), factory, options, whence, codecs)
+            connector.start(lambda: connector.resolve(host, port))
         return connector
 
     def datagram(
         self,
         factory: Callable[[], Any],
-        local: tuple[str, int] | None = None,
-        remote: tuple[str, int] | None = None,
+        local: InetAddress | None = None,
+        remote: InetAddress | None = None,
         *,
-        path: str | os.PathLike[str] | None = None,
-        remote_path: str | os.PathLike[str] | None = None,
+        path: UnixPath | None = None,
+        remote_path: UnixPath | None = None,
         sock: socket.socket | None = None,
         options: Options = DEFAULTS,
     ) -> Datagram:
@@ -174,8 +193,10 @@ class Reactor(Loop):
         With `remote` (or `remote_path`) it is connected: it sends there, hears nobody else, and is told when nobody
         receives there. Either alone will do; a Unix socket without a path can be sent no answer. Hosts are numeric
         ("0.0.0.0" and "::" are all of the machine, port 0 picks one): a name's look-up would block, so look it up with
-        `run_in_thread` first. `factory()` makes the protocol in this turn or the next. OSError, naming what was asked
-        for, when it cannot be had; ValueError for what cannot be meant.
+        `run_in_thread` first. A link-local address needs its zone ("fe80::1%eth0"), or the scope number as
+        `getsockname` gives it. `factory()` makes the protocol in this turn or the next. OSError, naming what was asked
+        for, when it cannot be had; ValueError or TypeError for what cannot be meant. If it raises, nothing is left
+        behind, and `sock` is as it was.
         """
         self._check_takes_ends("datagram()")
         if not callable(factory):
@@ -186,25 +207,39 @@ class Reactor(Loop):
             raise ValueError("datagram() takes local and remote, or path and remote_path, or sock: exactly one kind")
         if sock is not None:
             self._check_is_free("datagram()", sock)
-            return Datagram(self, self.system.adopt_datagram(sock), factory, options)
+            with self.system.taking(sock):
+                return Datagram(self, self.system.adopt_datagram(sock, options), factory, options)
         if local is not None or remote is not None:
             here, peer = (None if one is None else self._numeric("datagram()", one) for one in (local, remote))
         else:
-            here, peer = (None if one is None else self.system.unix_address(one) for one in (path, remote_path))
+            what = (("path", path), ("remote_path", remote_path))
+            here, peer = (
+                None if one is None else self.system.unix_address(one, f"datagram()'s {name}") for name, one in what
+            )
         if here is not None and peer is not None and here.family != peer.family:
             raise ValueError(f"datagram() cannot send from {here} to {peer}: they are of different families")
-        return Datagram(self, self.system.open_datagram(here, peer, options), factory, options)
+        opened = self.system.open_datagram(here, peer, options)
+        try:
+            return Datagram(self, opened, factory, options, peer)
+        except BaseException:
+            self.system.close_listening(opened)
+            raise
 
-    def _numeric(self, what: str, address: tuple[str, int]) -> Address:
-        host, port = address
-        found = self.system.resolve_numeric(host, check_port(port))
-        if not found:
-            raise ValueError(f"{what} takes a numeric address, not {host!r}: resolve it first, with run_in_thread()")
-        return found[0]
+    def _numeric(self, what: str, address: SocketAddress) -> Address:
+        """An address in numbers, as `getsockname` gives it or shorter."""
+        if not isinstance(address, (tuple, list)) or not 2 <= len(address) <= 4:
+            raise ValueError(f"{what} takes a host in numbers and a port, not {address!r}")
+        check_host(f"a host in {what}", address[0])
+        check_port(address[1])
+        found = self.system.numeric_address(tuple(address))
+        if found is None:
+            raise ValueError(f"{what} takes a numeric address, not {address!r}: resolve it first, with run_in_thread()")
+        return found
 
     def _check_target(
         self, what: str, factory: object, host: object, port: object, path: object, sock: socket.socket | None
-    ) -> None:
+    ) -> Address | None:
+        """What can be said at once; returns the Unix address, if it is one."""
         if not callable(factory):
             raise TypeError(f"{what} needs something that makes a protocol, not {factory!r}")
         given = [name for name, value in (("port", port), ("path", path), ("sock", sock)) if value is not None]
@@ -213,13 +248,18 @@ class Reactor(Loop):
             raise ValueError(f"{what} takes exactly one of port, path and sock, not {found}")
         if host is not None and port is None:
             raise ValueError(f"{what} takes a host only together with a port")
-        if not isinstance(host, str | None):
-            raise ValueError(f"{what} takes a host in words, not {host!r}")
+        if host is not None:
+            check_host(f"{what}'s host", host)
         if sock is not None:
             self._check_is_free(what, sock)
+        return None if path is None else self.system.unix_address(path, f"{what}'s path")
 
     def _check_is_free(self, what: str, sock: socket.socket) -> None:
-        """Misuse for one that serves here already. (An end that only has its number has lost it to who closed it.)"""
+        """A socket of the system's, and Misuse for one that serves here already.
+
+        (An end that only has its number has lost it to who closed it.)
+        """
+        self.system.check_given(what, sock)
         there = self.ends.get(sock.fileno())
         held = there.sock if isinstance(there, Door) else None
         if isinstance(there, (Connection, Datagram)):
@@ -227,13 +267,11 @@ class Reactor(Loop):
         if held is sock:
             raise Misuse(f"{what} refused: {sock!r} belongs to {there!r} already")
 
-    def _check_source(self, source: tuple[str, int], port: object) -> None:
+    def _check_source(self, source: SocketAddress, port: object) -> Address:
         """What `bind` takes without asking anybody: a name would block, and a wrong type fail too late."""
         if port is None:
             raise ValueError("connect() takes a source only together with a port")
-        host, number = source
-        if self.system.resolve_numeric(host, check_port(number)) is None:
-            raise ValueError(f"connect() takes a source of a numeric address and a port, not {source!r}")
+        return self._numeric("connect()'s source", source)
 
     # The service manager
 
@@ -302,12 +340,16 @@ class Reactor(Loop):
     def _watch_side(self, fd: Any, bit: int, handle: Handle) -> None:
         self.check_open("watching a descriptor")
         number = _descriptor_number(fd)
-        end = self.ends.get(number)
-        if end is None:
-            end = Descriptor(self, number)
-        elif not isinstance(end, Descriptor):
-            raise Misuse(f"descriptor {number} cannot be watched: it belongs to {end!r}")
-        end.watch(bit, handle)
+        there = self.ends.get(number)
+        if not (there is None or isinstance(there, Descriptor)):
+            raise Misuse(f"descriptor {number} cannot be watched: it belongs to {there!r}")
+        end = Descriptor(self, number) if there is None else there
+        try:
+            end.watch(bit, handle)
+        except BaseException:
+            if there is None:
+                end.abandon()
+            raise
 
     def _unwatch_side(self, fd: Any, bit: int) -> bool:
         end = self.ends.get(_descriptor_number(fd))
@@ -321,6 +363,7 @@ class Reactor(Loop):
     def add_signal_handler(self, number: int, callback: Callable[..., object], *args: Any) -> None:
         """Calls it in the loop when the signal arrives; replaces the call it had. ValueError but in the main thread."""
         self.check_open("add_signal_handler()")
+        _check_callable("add_signal_handler()", callback)
         self._signals.add(number, callback, args)
 
     def remove_signal_handler(self, number: int) -> bool:
@@ -336,6 +379,9 @@ class Reactor(Loop):
         `done` any more; what has begun goes on, and the program ends only when it does.
         """
         self.check_open("run_in_thread()")
+        _check_callable("run_in_thread()", function)
+        if done is not None:
+            _check_callable("run_in_thread()", done)
         future = self.system.submit(function, *args)
         self.outside[future] = None
         future.add_done_callback(lambda ended: self.call_from_thread(self._came_back, ended, done))
@@ -430,8 +476,15 @@ class Reactor(Loop):
     def drain_on_signals(self, deadline: float) -> None:
         """SIGTERM and SIGINT drain; a second one ends it at once. ValueError outside the main thread."""
         _check_drain_deadline(deadline)
-        for number in self.system.stop_signals():
-            self.add_signal_handler(number, self._stop_signal, deadline)
+        added: list[int] = []
+        try:
+            for number in self.system.stop_signals():
+                self.add_signal_handler(number, self._stop_signal, deadline)
+                added.append(number)
+        except BaseException:
+            for number in added:
+                self.remove_signal_handler(number)
+            raise
 
     def _stop_signal(self, deadline: float) -> None:
         if self._drain is None:
@@ -499,6 +552,11 @@ def _codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str 
 def _check_options(options: object) -> None:
     if not isinstance(options, Options):
         raise TypeError(f"options must be a reactor.Options, not {options!r}")
+
+
+def _check_callable(what: str, function: object) -> None:
+    if not callable(function):
+        raise TypeError(f"{what} calls a function, and {function!r} cannot be called")
 
 
 def _descriptor_number(fd: Any) -> int:

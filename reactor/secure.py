@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
+from weakref import ref
 
 from reactor.buffers import FileRange, SendQueue
-from reactor.errors import TLSTruncated
+from reactor.errors import TLSTruncated, free_frames
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Secure:
 
     def __init__(self, codec: Codec, on_failed: Callable[[Exception], None] | None = None) -> None:
         self._codec = codec
-        self._connection: Connection | None = None
+        self._connection: ref[Connection] | None = None
         self._then: Callable[[], object] | None = None
         # Told when the connection ended before its protocol began: by its listener or connector.
         self.on_failed = on_failed
@@ -73,7 +74,7 @@ class Secure:
 
     def join(self, connection: Connection) -> None:
         """Says whose it is: once, and before anything else."""
-        self._connection = connection
+        self._connection = ref(connection)  # or the two would wait for the garbage collector
 
     def begin(self, then: Callable[[], object], sent_in_the_clear: SendQueue, received: bytes = b"") -> None:
         """Begins the handshake, behind what was queued before; `then()` is called when it is complete."""
@@ -88,7 +89,9 @@ class Secure:
     @property
     def _its(self) -> Connection:
         assert self._connection is not None
-        return self._connection
+        connection = self._connection()
+        assert connection is not None  # whatever calls here belongs to the connection, and holds it
+        return connection
 
     # Reading
 
@@ -308,3 +311,8 @@ class Secure:
         """The connection ends before its protocol began; whoever made it is told."""
         if self.on_failed is not None:
             self._its.post(self.on_failed, reason)
+
+    def let_go(self) -> None:
+        """The connection is over, and told so."""
+        self._then = self.on_failed = None
+        free_frames(self._codec.spoiled)

@@ -1,6 +1,7 @@
-"""Everything the reactor asks of the operating system is asked here (or in `pollers` and `service`), and nowhere else.
+"""Everything the reactor asks of the operating system is asked here (or in `pollers`, `service`, `lookups` and
+`given`), and nowhere else.
 
-Outside of the three no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
+Outside of these no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
 system with the same methods runs the same loop and connections.
 
 What platforms do differently is decided here, once: what the kernel tells of acknowledged bytes, how a connection is
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import math
 import os
 import selectors
 import signal
@@ -21,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 try:
@@ -30,11 +32,12 @@ try:
 except ImportError:  # pragma: no cover (Windows)
     fcntl = None  # type: ignore[assignment]
 
+from reactor import given, pollers, service
 from reactor import options as opt
-from reactor import pollers, service
-from reactor.addresses import Address, SocketAddress, check_port
+from reactor.addresses import Address, SocketAddress, UnixPath, check_host, check_port, numeric, unix_name
 from reactor.buffers import FileRange
 from reactor.errors import WAIT, FileUnusable, named
+from reactor.lookups import Answer, Lookup, Lookups
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
@@ -116,6 +119,7 @@ class System:
     def __init__(self) -> None:
         _free_a_large_block()
         self._executor: Executor | None = None
+        self._lookups = Lookups(self.resolve, _in_thread)
         # Path -> (device, inode) of the socket files made here.
         self._socket_files: dict[str, tuple[int, int]] = {}
 
@@ -131,10 +135,16 @@ class System:
     def pair(self) -> tuple[Socket, Socket]:
         """Two connected sockets, by which other threads and signal handlers wake the loop."""
         ours, theirs = socket.socketpair()
-        ends = ours, _AnyThreadsSocket(fileno=theirs.detach())
-        for end in ends:
-            end.setblocking(False)
-        return ends
+        with ExitStack() as undo:
+            for end in (ours, theirs):
+                undo.callback(end.close)
+            for end in (ours, theirs):
+                end.setblocking(False)
+            number = theirs.detach()
+            undo.callback(os.close, number)
+            locked = _AnyThreadsSocket(number)
+            undo.pop_all()
+        return ours, locked
 
     # Listening
 
@@ -151,12 +161,12 @@ class System:
                     if sockets and port == 0:
                         address = address.with_port(sockets[0].getsockname()[1])
                     sockets.append(self._listen_at(address, options, dual_stack=not host))
-            except OSError as exc:
+            except BaseException as exc:
                 for sock in sockets:
                     sock.close()
                 # The free port that one address got may be taken on the next; ask for another.
-                again = port == 0 and sockets and exc.errno == errno.EADDRINUSE and attempt < _SAME_PORT_TRIES - 1
-                if not again:
+                taken = isinstance(exc, OSError) and exc.errno == errno.EADDRINUSE
+                if not (taken and port == 0 and sockets and attempt < _SAME_PORT_TRIES - 1):
                     raise
             else:
                 return sockets
@@ -197,37 +207,40 @@ class System:
             self.close_listening(sock)
             raise
 
-    def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
+    def listen_unix(self, path: UnixPath, options: opt.Options) -> list[Socket]:
         """A listening Unix socket. A file left behind by a dead server is replaced; a live one is EADDRINUSE."""
-        path = os.fsdecode(path)
+        address = self.unix_address(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with self._or_closed(sock, f"cannot listen on {path!r}"):
+        with self._or_closed(sock, f"cannot listen on {address}"):
             sock.setblocking(False)
-            self._bind_unix(sock, path)
+            self._bind_unix(sock, address.sockaddr)
             sock.listen(options.limits.backlog)
         return [sock]
 
-    def _bind_unix(self, sock: socket.socket, path: str) -> None:
+    def _bind_unix(self, sock: socket.socket, name: str | bytes) -> None:
         try:
-            sock.bind(path)
+            sock.bind(name)
         except OSError as exc:
-            if exc.errno != errno.EADDRINUSE or not _is_stale_socket(path):
+            if exc.errno != errno.EADDRINUSE or isinstance(name, bytes) or not _is_stale_socket(name):
                 raise
-            os.unlink(path)
-            sock.bind(path)
-        if path and not path.startswith("\0"):
-            made = os.stat(path)
-            self._socket_files[path] = (made.st_dev, made.st_ino)
+            os.unlink(name)
+            sock.bind(name)
+        if name and isinstance(name, str):
+            try:
+                made = os.stat(name)
+            except BaseException:
+                os.unlink(name)  # made just now, and nobody would know that it is ours
+                raise
+            self._socket_files[name] = (made.st_dev, made.st_ino)
 
     def listen_given(self, sock: socket.socket, options: opt.Options) -> list[Socket]:
         """A socket made elsewhere; it is bound already, and listens from now on if it did not."""
         try:
             if sock.type != socket.SOCK_STREAM:
                 raise OSError(errno.EINVAL, "it is not a stream socket")
-            sock.setblocking(False)
+            self._set_options(sock, options.sockets)
             if not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.listen(options.limits.backlog)
-            self._set_options(sock, options.sockets)
         except OSError as exc:
             raise named(exc, f"cannot listen on {sock!r}") from exc
         return [sock]
@@ -261,6 +274,9 @@ class System:
     def resolve(self, host: str, port: int) -> list[Address]:
         """The stream addresses of a name, in the order of RFC 6724. May block: call it from a thread."""
         check_port(port)
+        numbers = self.resolve_numeric(check_host("a host", host), port)
+        if numbers is not None:
+            return numbers
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except socket.gaierror as exc:
@@ -269,18 +285,40 @@ class System:
             raise OSError(errno.EINVAL, f"cannot resolve {host!r}: {exc}") from exc
         return list(dict.fromkeys(Address(family, sockaddr) for family, _, _, _, sockaddr in found))
 
+    def look_up(self, host: str, port: int, done: Callable[[Answer], object]) -> Lookup:
+        """`resolve` in a thread, shared by all who ask for the same; calls `done(addresses, or why there are none)`
+        there. RuntimeError when no thread can be had."""
+        return self._lookups.ask(host, port, done)
+
     def resolve_numeric(self, host: str, port: int) -> list[Address] | None:
-        """The same without asking anybody, for a host that is an address; None for a name."""
+        """The same without asking anybody, for a host that is an address; None for a name.
+
+        OSError when there is no network interface of the zone's name.
+        """
+        address = self.numeric_address((host, port))
+        return None if address is None else [address]
+
+    def numeric_address(self, sockaddr: SocketAddress) -> Address | None:
+        """An address in numbers, in its normal form. None for a name, or what is no address; OSError as above."""
+        for family in (socket.AF_INET, socket.AF_INET6):
+            found = numeric(family, sockaddr, self.zone_index)
+            if found is not None:
+                return Address(family, found)
+        return None
+
+    def zone_index(self, name: str) -> int:
+        """The number of a network interface; OSError when there is none of that name."""
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-        except (OSError, UnicodeError):
-            return None
-        return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+            return socket.if_nametoindex(name)
+        except OSError as exc:
+            number = errno.ENODEV if exc.errno is None else exc.errno
+            raise OSError(number, f"there is no network interface {name!r}") from exc
 
-    def unix_address(self, path: str | os.PathLike[str]) -> Address:
-        return Address(socket.AF_UNIX, os.fspath(path))
+    def unix_address(self, path: object, what: str = "path") -> Address:
+        """A path, or an abstract name, in its normal form. ValueError, naming the argument, for what is neither."""
+        return Address(socket.AF_UNIX, unix_name(what, path))
 
-    def start_connect(self, address: Address, options: opt.Options, source: tuple[str, int] | None = None) -> Socket:
+    def start_connect(self, address: Address, options: opt.Options, source: Address | None = None) -> Socket:
         """A socket whose connect is under way: it becomes writable when there is an answer, see `finish_connect`."""
         sock = socket.socket(address.family, socket.SOCK_STREAM)
         try:
@@ -288,7 +326,7 @@ class System:
             if address.family != socket.AF_UNIX:
                 self._set_options(sock, options.sockets)
                 if source is not None:
-                    sock.bind(source)
+                    self._bind_source(sock, source)
             sock.connect(address.sockaddr)
         except BlockingIOError as exc:
             # A Unix socket with a full backlog says EAGAIN: no connect is under way, and none can be waited for.
@@ -300,6 +338,14 @@ class System:
             raise
         return sock
 
+    def _bind_source(self, sock: socket.socket, source: Address) -> None:
+        try:
+            if source.family != sock.family:
+                raise OSError(errno.EAFNOSUPPORT, "the target's address is of another family")
+            sock.bind(source.sockaddr)
+        except OSError as exc:
+            raise named(exc, f"cannot connect from {source}") from exc
+
     def finish_connect(self, sock: Socket) -> None:
         """Raises what became of the connect, if it did not succeed."""
         failed = self.error(sock)
@@ -309,35 +355,52 @@ class System:
             # A simultaneous open with oneself (RFC 9293, 3.5): a free port picked as the source was the target's.
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connected to itself: nobody listens there")
 
-    def adopt(self, sock: socket.socket) -> Socket:
-        """A connected stream socket made elsewhere."""
+    def adopt(self, sock: socket.socket, options: opt.Options) -> tuple[Socket, Address]:
+        """A connected stream socket made elsewhere, and whom it is connected to. OSError when it is not connected."""
         if sock.type != socket.SOCK_STREAM:
             raise ValueError(f"a stream socket is needed, not {sock!r}")
-        sock.setblocking(False)
-        return sock
+        try:
+            peer = Address(sock.family, sock.getpeername())
+            self._set_options(sock, options.sockets)
+        except OSError as exc:
+            raise named(exc, f"cannot use {sock!r}") from exc
+        return sock, peer
 
-    def _set_buffers(self, sock: socket.socket, wanted: opt.Sockets) -> None:
-        if wanted.send_buffer_bytes is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted.send_buffer_bytes)
-        if wanted.receive_buffer_bytes is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, wanted.receive_buffer_bytes)
+    def check_given(self, what: str, sock: object) -> None:
+        """TypeError for what is no socket, or one that does more than a socket."""
+        given.check(what, sock)
+
+    def taking(self, sock: socket.socket | None) -> AbstractContextManager[None]:
+        """Inside, a socket made elsewhere becomes ours: non-blocking, with the options that we can bear. If what is
+        done inside raises, it is its owner's as it was."""
+        return nullcontext() if sock is None else given.taken(sock)
 
     def _set_options(self, sock: socket.socket, wanted: opt.Sockets) -> None:
         self._set_buffers(sock, wanted)
-        if sock.family == socket.AF_UNIX:
+        if not self.is_tcp(sock):
             return
         if wanted.nodelay:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _set(sock, socket.IPPROTO_TCP, socket.TCP_NODELAY, 1, "Sockets.nodelay")
         if wanted.keepalive is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            _set(sock, socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1, "Sockets.keepalive")
             idle = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
             if idle is not None:
-                sock.setsockopt(socket.IPPROTO_TCP, idle, wanted.keepalive.idle)
+                _set(sock, socket.IPPROTO_TCP, idle, wanted.keepalive.idle, "Keepalive.idle")
             if hasattr(socket, "TCP_KEEPINTVL"):
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, wanted.keepalive.interval)
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, wanted.keepalive.count)
+                interval, count = wanted.keepalive.interval, wanted.keepalive.count
+                _set(sock, socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval, "Keepalive.interval")
+                _set(sock, socket.IPPROTO_TCP, socket.TCP_KEEPCNT, count, "Keepalive.count")
         if wanted.user_timeout is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(wanted.user_timeout * 1000))
+            # Rounded up: zero would mean the kernel's own.
+            milliseconds = math.ceil(wanted.user_timeout * 1000)
+            _set(sock, socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds, "Sockets.user_timeout")
+
+    def _set_buffers(self, sock: socket.socket, wanted: opt.Sockets) -> None:
+        send, receive = wanted.send_buffer_bytes, wanted.receive_buffer_bytes
+        if send is not None:
+            _set(sock, socket.SOL_SOCKET, socket.SO_SNDBUF, send, "Sockets.send_buffer_bytes")
+        if receive is not None:
+            _set(sock, socket.SOL_SOCKET, socket.SO_RCVBUF, receive, "Sockets.receive_buffer_bytes")
 
     # Datagrams
 
@@ -348,7 +411,7 @@ class System:
         """
         family = next(address.family for address in (local, remote) if address is not None)
         sock = socket.socket(family, socket.SOCK_DGRAM)
-        doing = ""
+        doing = "cannot make a datagram socket"
         try:
             sock.setblocking(False)
             self._set_buffers(sock, options.sockets)
@@ -356,47 +419,63 @@ class System:
             if local is not None:
                 doing = f"cannot receive datagrams at {local}"
                 if family == socket.AF_UNIX:
-                    self._bind_unix(sock, os.fsdecode(local.sockaddr))
+                    self._bind_unix(sock, local.sockaddr)
                 else:
                     sock.bind(local.sockaddr)
             for group in options.datagrams.groups:
-                doing = f"cannot join {group}"
+                doing = "cannot make a datagram socket"
                 self._join(sock, group)
             if remote is not None:
                 doing = f"cannot send datagrams to {remote}"
                 sock.connect(remote.sockaddr)
         except OSError as exc:
             self.close_listening(sock)
-            raise named(exc, doing or "cannot make a datagram socket") from exc
+            raise named(exc, doing) from exc
         except BaseException:
             self.close_listening(sock)
             raise
         return sock
 
     def _set_datagram_options(self, sock: socket.socket, wanted: opt.Datagrams) -> None:
+        """Before it is bound: what cannot be changed afterwards, and the rest."""
         if sock.family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if wanted.broadcast:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         if wanted.reuse_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if not hasattr(socket, "SO_REUSEPORT"):
+                raise OSError(errno.ENOPROTOOPT, "this platform cannot share a port")
+            _set(sock, socket.SOL_SOCKET, socket.SO_REUSEPORT, 1, "Datagrams.reuse_port")
         if wanted.groups:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._set_broadcast(sock, wanted)
+
+    def _set_broadcast(self, sock: socket.socket, wanted: opt.Datagrams) -> None:
+        if wanted.broadcast:
+            _set(sock, socket.SOL_SOCKET, socket.SO_BROADCAST, 1, "Datagrams.broadcast")
 
     def _join(self, sock: socket.socket, group: opt.Group) -> None:
         """ip(7) and ipv6(7). The membership ends with the socket."""
-        index = 0 if group.interface is None else socket.if_nametoindex(group.interface)
-        member = socket.inet_pton(sock.family, group.address)
-        if sock.family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member + struct.pack("@I", index))
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("@4s4xi", member, index))
+        try:
+            index = 0 if group.interface is None else self.zone_index(group.interface)
+            member = socket.inet_pton(sock.family, group.address)
+            if sock.family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, member + struct.pack("@I", index))
+            else:
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, struct.pack("@4s4xi", member, index))
+        except OSError as exc:
+            raise named(exc, f"cannot join {group}") from exc
 
-    def adopt_datagram(self, sock: socket.socket) -> DatagramSocket:
+    def adopt_datagram(self, sock: socket.socket, options: opt.Options) -> DatagramSocket:
         """A datagram socket made elsewhere."""
         if sock.type != socket.SOCK_DGRAM:
             raise ValueError(f"a datagram socket is needed, not {sock!r}")
-        sock.setblocking(False)
+        try:
+            self._set_buffers(sock, options.sockets)
+            if sock.family != socket.AF_UNIX:
+                self._set_broadcast(sock, options.datagrams)
+            for group in options.datagrams.groups:
+                self._join(sock, group)
+        except OSError as exc:
+            raise named(exc, f"cannot use {sock!r}") from exc
         return sock
 
     def datagram_peer(self, sock: DatagramSocket) -> SocketAddress:
@@ -545,7 +624,12 @@ class System:
             from concurrent.futures import ThreadPoolExecutor
 
             self._executor = ThreadPoolExecutor(thread_name_prefix="reactor")
-        return self._executor.submit(function, *args)
+        call = _Call(function, args)
+        try:
+            return self._executor.submit(call)
+        except BaseException:
+            call.drop()  # the pool has it all the same, when it could not start a thread for it
+            raise
 
     def close_threads(self) -> None:
         """What has not begun is cancelled; what runs is not waited for (the interpreter waits when it exits)."""
@@ -565,8 +649,12 @@ class System:
     def catch_signal(self, number: int) -> Any:
         """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""
         before = signal.signal(number, _only_wake)
-        # Without this a system call of another library would fail with EINTR.
-        signal.siginterrupt(number, False)
+        try:
+            # Without this a system call of another library would fail with EINTR.
+            signal.siginterrupt(number, False)
+        except BaseException:
+            self.restore_signal(number, before)
+            raise
         return before
 
     def restore_signal(self, number: int, handler: Any) -> None:
@@ -580,6 +668,38 @@ class System:
 
     service_manager = staticmethod(service.service_manager)
     listen_fds = staticmethod(service.listen_fds)
+
+
+class _Call:
+    """A call for the pool, which can be taken back while the pool has it."""
+
+    def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self._made: tuple[Callable[..., Any], tuple[Any, ...]] | None = (function, args)
+
+    def drop(self) -> None:
+        self._made = None
+
+    def __call__(self) -> Any:
+        made, self._made = self._made, None
+        return None if made is None else made[0](*made[1])
+
+
+def _in_thread(step: Callable[[], bool]) -> None:
+    """Steps until there is no more to do, in a thread which the program's exit does not wait for."""
+
+    def run() -> None:
+        while step():
+            pass
+
+    threading.Thread(target=run, name="reactor look-up", daemon=True).start()
+
+
+def _set(sock: socket.socket, level: int, option: int, value: int, name: str) -> None:
+    """One of `reactor.options`; an OSError says which, and the value."""
+    try:
+        sock.setsockopt(level, option, value)
+    except OSError as exc:
+        raise named(exc, f"{name} cannot be {value}") from exc
 
 
 def _only_wake(number: int, frame: object) -> None:

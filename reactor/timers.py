@@ -25,8 +25,8 @@ class Handle:
     def __init__(self, owner: Any, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         if not callable(callback):
             raise TypeError(f"only something callable can be called, not {callback!r}")
-        # Whose fault an exception is: it is told by `owner.callback_failed(exc)`.
-        self.owner = owner
+        # Whose fault an exception is: it is told by `owner.callback_failed(exc)`. None once it was made or cancelled.
+        self.owner: Any = owner
         self._callback: Callable[..., object] | None = callback
         self._args = args
         self._cancelled = False
@@ -34,8 +34,7 @@ class Handle:
     def cancel(self) -> None:
         """Takes the call back. Nothing happens when it was already made or cancelled. What it held is let go."""
         self._cancelled = True
-        self._callback = None
-        self._args = ()
+        self.let_go()
 
     def cancelled(self) -> bool:
         """Whether it was taken back."""
@@ -47,8 +46,16 @@ class Handle:
         if callback is not None:
             callback(*args)
 
+    def let_go(self) -> None:
+        """It was made: what it held is let go, so that an object which keeps its own handle is no cycle."""
+        self.owner = None
+        self._callback = None
+        self._args = ()
+
     def __repr__(self) -> str:
-        what = "cancelled" if self._cancelled else getattr(self._callback, "__qualname__", repr(self._callback))
+        what = getattr(self._callback, "__qualname__", repr(self._callback))
+        if self._callback is None:
+            what = "cancelled" if self._cancelled else "made"
         return f"<{type(self).__name__} {what}>"
 
 

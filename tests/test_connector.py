@@ -402,6 +402,85 @@ def test_a_source_address_that_is_not_ours_is_the_cause(reactor, clients):
     assert [cause.errno for _, cause in clients[0].failed.causes] == [errno.EADDRNOTAVAIL]
 
 
+@pytest.mark.parametrize("end", ["connection_made", "connection_failed"])
+def test_the_first_to_be_told_cancels_the_others(reactor, end):
+    """Although all of them were decided in one turn: nothing comes after cancel(), and nothing is left open."""
+    server = Server(reactor)
+    target = server.address if end == "connection_made" else ("127.0.0.1", free_port())
+    told, connectors = [], []
+
+    class First(Recorder):
+        def connection_made(self, connection):
+            super().connection_made(connection)
+            self.told("connection_made")
+
+        def connection_failed(self, exc):
+            self.told("connection_failed")
+
+        def told(self, what):
+            told.append((self, what))
+            for connector in connectors:
+                connector.cancel()
+
+    connectors += [reactor.connect(First, *target) for _ in range(5)]
+    turn_until(reactor, lambda: told)
+    assert all(connector.done() for connector in connectors)
+    assert reactor.connectors == ()
+    if end == "connection_made":
+        # The others were connected, perhaps: a plain close, and no protocol here.
+        turn_until(reactor, lambda: all(protocol.ended for protocol in server.protocols[1:]))
+        assert all(protocol.lost is None for protocol in server.protocols[1:])
+        told[0][0].connection.abort()
+    server.listener.close()
+    reactor.run()
+    assert [what for _, what in told] == [end]
+
+
+@pytest.mark.parametrize("kind", ["plain", "tls", "given", "name", "failed"])
+@pytest.mark.parametrize("turns", range(6))
+def test_nothing_comes_after_cancel_whenever_it_is(poller, kind, turns):
+    """After each number of turns: either the factory was called before, or it never is; and run() returns."""
+    with Reactor(poller=poller) as reactor, socket.create_server(("127.0.0.1", 0)) as server:
+        made = []
+
+        def make():
+            made.append(Recorder())
+            return made[-1]
+
+        port = server.getsockname()[1]
+        if kind == "given":
+            connector = reactor.connect(make, sock=socket.create_connection(("127.0.0.1", port)))
+        elif kind == "failed":
+            connector = reactor.connect(make, "127.0.0.1", free_port())
+        else:
+            tls = ssl.create_default_context() if kind == "tls" else None
+            connector = reactor.connect(make, "localhost" if kind == "name" else "127.0.0.1", port, tls=tls)
+        for _ in range(turns):
+            reactor.run_once(0)
+        before = len(made)
+        assert connector.done() == bool(before)
+        connector.cancel()
+        assert connector.done()
+        for connection in reactor.connections:
+            if before:
+                connection.abort()
+        reactor.run()
+        assert len(made) == before
+
+
+def test_a_cancelled_connection_is_closed_plainly(poller, clients):
+    """It was decided, and not told yet. Nothing was written to it: its peer sees an end, not a reset."""
+    with Reactor(poller=poller) as reactor, socket.create_server(("127.0.0.1", 0)) as server:
+        connector = reactor.connect(Client, sock=socket.create_connection(server.getsockname()))
+        reactor.run_once(0)
+        assert len(reactor.connections) == 1
+        connector.cancel()
+        reactor.run()
+        with server.accept()[0] as accepted:
+            assert accepted.recv(1) == b""
+    assert clients == []
+
+
 def test_cancelling_after_success_does_nothing(reactor, clients):
     """The connection is the protocol's by then."""
     server = Server(reactor)

@@ -36,6 +36,8 @@ ROOMS = [
     # seam
     "pollers",
     "service",
+    "given",
+    "lookups",
     "system",
     # loop
     "wakeup",
@@ -54,7 +56,7 @@ ROOMS = [
     "reactor",
     "embedding",
 ]
-SEAM = {"pollers", "service", "system"}
+SEAM = {"pollers", "service", "given", "lookups", "system"}
 OPERATING_SYSTEM = {
     "socket",
     "selectors",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import selectors
@@ -15,6 +16,7 @@ import pytest
 
 from reactor import Deadlines, FlushTimeout, Misuse, Options, Protocol, Reactor, ReactorClosed, Sockets
 from reactor.pollers import POLLERS
+from reactor.system import System
 from reactor.testing import SimulatedSystem
 from tests.closing.support import Clock
 from tests.helpers import Recorder, Server, turn_until
@@ -697,3 +699,53 @@ def test_a_slow_call_is_named_even_if_it_cannot_name_itself(reactor):
     words = [call.what for turn in turns for call in turn.slow]
     assert "<Handle>" in words
     assert max(map(len, words)) <= 300
+
+
+# What cannot be made
+
+
+class Failing(System):
+    """A machine without some of what a loop needs."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def pair(self):
+        if self.what == "pair":
+            raise OSError(errno.EMFILE, "no more descriptors")
+        return super().pair()
+
+    def poller(self, kind):
+        poller = super().poller(kind)
+        if self.what == "register":
+            poller.register = self.fail
+        return poller
+
+    def fail(self, fd, interest):
+        raise OSError(errno.ENOMEM, "no more memory")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="/proc tells what is open")
+@pytest.mark.parametrize("what", ["pair", "register"])
+def test_a_reactor_that_cannot_be_made_leaves_no_descriptor(what):
+    """Neither its poller's nor its waker's."""
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="no more"):
+        Reactor(poller="poll" if what == "register" else "epoll", system=Failing(what))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_call_that_cannot_wake_the_loop_is_not_made(reactor, monkeypatch):
+    """call_soon_threadsafe raises, and takes the call back."""
+
+    def fail():
+        raise MemoryError
+
+    made = []
+    monkeypatch.setattr(reactor.waker, "wake", fail)
+    with pytest.raises(MemoryError):
+        reactor.call_soon_threadsafe(made.append, 1)
+    monkeypatch.undo()
+    reactor.run()
+    assert made == []

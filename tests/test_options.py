@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from reactor import Datagrams, Deadlines, Keepalive, Limits, Options, Sockets, Watermarks
+from reactor import Datagrams, Deadlines, Group, Keepalive, Limits, Options, Sockets, Watermarks
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,14 @@ from reactor import Datagrams, Deadlines, Keepalive, Limits, Options, Sockets, W
         (lambda: Deadlines(connect="soon"), "Deadlines.connect"),
         (lambda: Deadlines(attempt=5), "Deadlines.attempt must be from 0.01 to 2"),
         (lambda: Keepalive(idle=0), "Keepalive.idle"),
+        (lambda: Keepalive(idle=32768), "Keepalive.idle must be from 1 to 32767"),
+        (lambda: Keepalive(interval=32768), "Keepalive.interval must be from 1 to 32767"),
+        (lambda: Keepalive(count=128), "Keepalive.count must be from 1 to 127"),
+        (lambda: Group(address="localhost"), "Group.address must be an IP address in numbers"),
+        (lambda: Group(address=4), "Group.address must be an IP address in numbers"),
+        (lambda: Group(address="ff02::1%eth0"), "without a zone"),
+        (lambda: Group(address="224.0.0.1", interface=""), "Group.interface must be the name"),
+        (lambda: Group(address="224.0.0.1", interface=2), "Group.interface must be the name"),
         (lambda: Sockets(nodelay=1), "Sockets.nodelay"),
         (lambda: Sockets(user_timeout=-3), "Sockets.user_timeout"),
         (lambda: Options(linger="no"), "Options.linger"),

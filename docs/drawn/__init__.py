@@ -24,6 +24,7 @@ def everything() -> dict[Path, str]:
         "tables/rooms.md": tables.rooms(),
         "tables/options.md": tables.options(),
         "tables/errors.md": tables.errors(),
+        "tables/given.md": tables.given(),
     }
     for name, ending in endings.ENDINGS.items():
         made[f"pictures/ending-{name}.svg"] = sequence.draw(name, ending, ending.play())

@@ -13,6 +13,7 @@ import attrs
 
 import reactor
 from reactor import errors as errors_module
+from reactor import given as given_module
 from reactor import options as options_module
 
 ROOT = Path(__file__).parents[2]
@@ -148,6 +149,16 @@ def errors() -> str:
         if isinstance(thing, type) and issubclass(thing, Exception) and thing.__module__ == errors_module.__name__:
             bases = ", ".join(f"`{base.__name__}`" for base in thing.__bases__)
             lines.append(f"| `{name}` | {bases} | {_cell(inspect.getdoc(thing) or '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def given() -> str:
+    """What becomes of the options of a socket that somebody else made."""
+    lines = ["| option | becomes | because |", "|---|---|---|"]
+    for row in given_module.TABLE:
+        becomes = "kept" if row.value is None else "the system's default" if row.name == "TCP_LINGER2" else "off"
+        becomes = "1" if row.name == "SO_RCVLOWAT" else becomes
+        lines.append(f"| `{row.name}` | {becomes} | {_cell(row.why)} |")
     return "\n".join(lines) + "\n"
 
 

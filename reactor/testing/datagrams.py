@@ -108,8 +108,8 @@ class DatagramSocket(SimulatedSocket):
 
     def arrive(self, data: bytes, address: Any) -> None:
         """A UDP datagram of ours has come to where it was sent."""
-        host = address[0] if self.local[0] in WILDCARDS else self.local[0]
-        source = (host, *self.local[1:])
+        here = address if self.local[0] in WILDCARDS else self.local
+        source = (here[0], self.local[1], *here[2:])
         receiver = self._at(address)
         # A connected socket hears its remote alone: to a stranger nobody is there.
         if receiver is None or receiver.remote not in (None, source):

@@ -21,9 +21,7 @@ from __future__ import annotations
 
 import errno
 import heapq
-import ipaddress
 import math
-import os
 import random
 import selectors
 import signal
@@ -31,12 +29,14 @@ import socket
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 from reactor import options as opt
 from reactor import pollers
-from reactor.addresses import Address, SocketAddress, address_text, check_port
+from reactor.addresses import Address, SocketAddress, UnixPath, address_text, check_port
 from reactor.buffers import FileRange
+from reactor.lookups import Answer, Lookup, Lookups
 from reactor.system import DatagramSocket as SystemDatagramSocket
 from reactor.system import Socket, System
 from reactor.testing.datagrams import DatagramSocket
@@ -74,6 +74,10 @@ class SimulatedSystem(System):
         self.link = link or Link()
         # Names that resolve, and to what.
         self.hosts: dict[str, list[str]] = {"localhost": ["127.0.0.1"]}
+        # How long each look-up takes; math.inf: no name server answers.
+        self.lookup_seconds = 0.0
+        # The network interfaces, by name, for zones (fe80::1%eth0).
+        self.interfaces: dict[str, int] = {"lo": 1, "eth0": 2}
         self.faults = faults
         # The program's open descriptors; the numbers are given away as a kernel does, the lowest first.
         self.descriptors: dict[int, SimulatedSocket] = {}
@@ -94,6 +98,7 @@ class SimulatedSystem(System):
         self._poller: SimulatedPoller | None = None
         self._caught: set[int] = set()
         self._signal_fd = -1
+        self._lookups = Lookups(self.resolve, self._while_it_waits)
 
     # For tests
 
@@ -384,13 +389,11 @@ class SimulatedSystem(System):
                 return port
         raise os_error(errno.EADDRINUSE)
 
-    def dial(
-        self, sockaddr: SocketAddress, link: Link | None = None, source: tuple[str, int] | None = None
-    ) -> StreamSocket:
+    def dial(self, sockaddr: SocketAddress, link: Link | None = None, source: Address | None = None) -> StreamSocket:
         """A socket without a descriptor that connects there. A Unix socket does so at once, or raises."""
         if not isinstance(sockaddr, tuple):
             return self._dial_unix(sockaddr)
-        host, port = source or (sockaddr[0], 0)
+        host, port = (sockaddr[0], 0) if source is None else source.sockaddr[:2]
         local = (host, port or self.free_port(), *sockaddr[2:])
         sock = TcpSocket(self, family_of(sockaddr), local, sockaddr, link or self.link)
         sock.connecting = True
@@ -433,9 +436,9 @@ class SimulatedSystem(System):
         if isinstance(where, tuple):
             family = family_of(where)
             port = 0 if local is None else local[1]
-            rest = (0, 0) if family == socket.AF_INET6 else ()
-            name: SocketAddress = (where[0], port or self.free_port(), *rest)
-            remote = None if remote is None else (*remote[:2], *rest)
+            none_given = (0, 0) if family == socket.AF_INET6 else ()
+            name: SocketAddress = (where[0], port or self.free_port(), *(where[2:] or none_given))
+            remote = None if remote is None else (*remote[:2], *(remote[2:] or none_given))
         else:
             family = socket.AF_UNIX
             # Without a path it has no name; with an empty one the kernel makes one up.
@@ -491,8 +494,8 @@ class SimulatedSystem(System):
             raise
         return _as_sockets(sockets)
 
-    def listen_unix(self, path: str | os.PathLike[str], options: opt.Options) -> list[Socket]:
-        return _as_sockets([self._listen(os.fspath(path), options)])
+    def listen_unix(self, path: UnixPath, options: opt.Options) -> list[Socket]:
+        return _as_sockets([self._listen(self.unix_address(path).sockaddr, options)])
 
     def _listen(self, sockaddr: SocketAddress, options: opt.Options, dual_stack: bool = False) -> Listening:
         sock = Listening(self, family_of(sockaddr), sockaddr, options.limits.backlog, options.sockets)
@@ -530,27 +533,40 @@ class SimulatedSystem(System):
             raise OSError(socket.EAI_NONAME, f"cannot resolve {host!r}: it is not among the system's hosts")
         return [address for name in names for address in self.resolve_numeric(name, port) or ()]
 
-    def resolve_numeric(self, host: str, port: int) -> list[Address] | None:
-        check_port(port)
-        try:
-            version = ipaddress.ip_address(host).version
-        except ValueError:
-            return None
-        if version == 6:
-            return [Address(socket.AF_INET6, (host, port, 0, 0))]
-        return [Address(socket.AF_INET, (host, port))]
+    def zone_index(self, name: str) -> int:
+        if name not in self.interfaces:
+            raise OSError(errno.ENODEV, f"there is no network interface {name!r}")
+        return self.interfaces[name]
 
-    def start_connect(self, address: Address, options: opt.Options, source: tuple[str, int] | None = None) -> Socket:
+    def look_up(self, host: str, port: int, done: Callable[[Answer], object]) -> Lookup:
+        """There are no threads: each look-up has its answer after `lookup_seconds` of virtual time."""
+        return self._lookups.ask(host, port, done)
+
+    def _while_it_waits(self, step: Callable[[], bool]) -> None:
+        def look_up() -> None:
+            if step():
+                self._while_it_waits(step)
+
+        if self.lookup_seconds < math.inf:
+            self.after(self.lookup_seconds, look_up)
+
+    def start_connect(self, address: Address, options: opt.Options, source: Address | None = None) -> Socket:
         self.check_descriptors()
         sock = self.dial(address.sockaddr, source=source)
         _size(sock, options.sockets)
         self.give_descriptor(sock)
         return sock
 
-    def adopt(self, sock: Any) -> Socket:
+    def check_given(self, what: str, sock: object) -> None:
+        """Each kind of end says by itself which simulated socket it takes."""
+
+    def taking(self, sock: Any) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def adopt(self, sock: Any, options: opt.Options) -> tuple[Socket, Address]:
         if not isinstance(sock, StreamSocket):
             raise ValueError(f"a simulated stream socket is needed, not {sock!r}")
-        return sock
+        return sock, Address(sock.family, sock.getpeername())
 
     # The seam: bytes, and the end of a connection
 
@@ -609,7 +625,7 @@ class SimulatedSystem(System):
         assert isinstance(sock, DatagramSocket)
         return sock.remote
 
-    def adopt_datagram(self, sock: Any) -> SystemDatagramSocket:
+    def adopt_datagram(self, sock: Any, options: opt.Options) -> SystemDatagramSocket:
         if not isinstance(sock, DatagramSocket):
             raise ValueError(f"a simulated datagram socket is needed, not {sock!r}")
         if sock.fd < 0:

@@ -56,8 +56,11 @@ class Names(Generic[Bound]):
 
 
 def _key(sockaddr: Any) -> Any:
-    """What tells two names apart: of an IPv6 address not the flow."""
-    return tuple(sockaddr[:2]) if isinstance(sockaddr, tuple) else sockaddr
+    """What tells two names apart: of an IPv6 address the scope, and not the flow."""
+    if not isinstance(sockaddr, tuple):
+        return sockaddr
+    host, port, *rest = sockaddr
+    return (f"{host}%{rest[1]}" if len(rest) == 2 and rest[1] else host, port)
 
 
 def _overlap(one: Any, other: Any) -> bool:

@@ -22,7 +22,7 @@ import attrs
 import hiredis
 
 from reactor import ConnectFailed, Connection, Connector, Deadlines, Options, Protocol, Reactor, TimerHandle
-from reactor.addresses import check_port
+from reactor.addresses import check_host, check_port, unix_name
 from samples.common import reason
 
 PORT = 6379
@@ -75,6 +75,10 @@ class Target:
                 raise ValueError(f"{parts.scheme}://[USER:PASSWORD@]HOST[:PORT][/DATABASE] is needed")
         if not (database.isascii() and database.isdigit() and len(database) < 10):
             raise ValueError(f"a Redis database is a number, not {database!r}")
+        if host is not None:
+            check_host("the host", host)
+        if path is not None:
+            unix_name("the path", path)
         return cls(host, port, path, parts.scheme == "rediss", user, password, int(database))
 
     def __str__(self) -> str:

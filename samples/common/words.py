@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from reactor.addresses import check_port
+from reactor.addresses import check_host, check_port
 
 # Far more than any machine has use for: a mistyped number must not fill the process table.
 _MOST_WORKERS = 256
@@ -33,6 +33,10 @@ def target(word: str) -> dict[str, Any]:
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host:
         raise argparse.ArgumentTypeError(f"HOST:PORT or unix:PATH is needed, not {word!r}")
+    try:
+        check_host("the host", host)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
     if not port(number):
         raise argparse.ArgumentTypeError("nobody can be called at port 0")
     return {"host": host, "port": port(number)}

@@ -311,8 +311,7 @@ class Caller(Protocol):
         called = f"#{self.connection.number} {address_text(self.connection.get_extra_info('peername'))}"
         if self._header is None or self._header.source is None:
             return called
-        named = address_text(self._header.source)
-        return f"{called} for {named if named.isprintable() else ascii(named)}"  # a path may be anything
+        return f"{called} for {address_text(self._header.source)}"
 
 
 class Upstream(Protocol):

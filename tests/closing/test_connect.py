@@ -149,8 +149,8 @@ def test_a_connect_to_a_full_queue_ends_at_its_deadline(reactor, raw):
         for filler in fillers:
             filler.setblocking(False)
             filler.connect_ex(raw.getsockname())
-        protocol = connecting(reactor, raw, Options(deadlines=Deadlines(connect=0.05)))
         began = reactor.time()
+        protocol = connecting(reactor, raw, Options(deadlines=Deadlines(connect=0.05)))
         reactor.run()
         assert 0.05 <= reactor.time() - began < 5
     assert protocol.calls == ["connection_failed"]

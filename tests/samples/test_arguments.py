@@ -45,6 +45,8 @@ UNUSABLE = {
     "no connections at all": ["--port", "0", "--max-connections", "0"],
     "a log level nobody knows": ["--port", "0", "--log-level", "loud"],
     "a host that does not resolve": ["--port", "0", "--host", "nowhere.invalid"],
+    "a host with a zone that would be dropped": ["--port", "0", "--host", "localhost%lo"],
+    "a zone without an interface": ["--port", "0", "--host", "fe80::1%no-such"],
     "an address of another machine": ["--port", "0", "--host", "192.0.2.1"],
     "a directory that is not there": ["--unix", "/nonexistent/socket"],
     "an empty path": ["--unix", ""],

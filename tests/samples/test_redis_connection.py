@@ -73,6 +73,8 @@ def test_a_url_tells_where_and_as_whom(url, where, introduction):
         "redis://[::1",
         "unix://",
         "unix:///",
+        "unix:///run/redis.sock%00.old",
+        "redis://localhost%00.evil",
         "unix://run/redis.sock",
         "unix:///run/redis.sock?database=1",
         "unix:///run/redis.sock?db=x",

@@ -73,8 +73,10 @@ def test_nothing_is_left_to_the_machine():
         "file_range",
         "finish_connect",
         "is_tcp",
+        "numeric_address",
         "pending_error",
         "read_file",
+        "resolve_numeric",
         "tcp_lives",
         "unix_address",
     }
