@@ -311,11 +311,21 @@ ASK_NOTHING = {
 }
 # What one room asks of another, and no user.
 WITHIN = {
-    "Reactor": {"admit", "call", "call_from_thread", "callback_failed", "check_not_turning", "check_open", "dismiss"}
+    "Reactor": {
+        "admit",
+        "call",
+        "call_from_thread",
+        "came_to_nothing",
+        "callback_failed",
+        "check_not_turning",
+        "check_open",
+        "dismiss",
+    }
     | {"doom", "gather", "look_at_clock", "nudge", "post", "post_handle", "set_timer"},
     "Connection": {"abandon", "begin", "bury", "callback_failed", "cut", "deliver", "displaced", "drain", "drop"}
     | {"end_linger", "fail", "flush", "handshake_failed", "handshake_late", "hidden_error", "is_broken", "on_events"}
-    | {"on_readable", "peer_ended", "post", "receive", "secured", "send_or_gather"},
+    | {"on_readable", "peer_ended", "post", "receive", "secured", "send_or_gather", "choose_reader", "count_discarded"}
+    | {"go_on", "input_ended", "is_lingering", "output_failed", "rest"},
     "Datagram": {
         "abandon",
         "bury",
@@ -324,8 +334,10 @@ WITHIN = {
         "displaced",
         "drain",
         "flush",
+        "go_on",
         "on_events",
         "on_readable",
+        "rest",
     },
     "Listener": {"abandon", "accept", "callback_failed", "descriptor_freed", "lose", "release"},
     "Connector": {

@@ -195,6 +195,10 @@ def serve(
     )
 
 
+# A member whose connection was reset while they were held up: others wait no longer for what came of theirs before it.
+_UNREAD = 1.0
+
+
 def for_members(options: Options, queue_limit: int) -> Options:
     """Options for connections that are told of what others say, however they speak."""
     return attrs.evolve(
@@ -202,5 +206,5 @@ def for_members(options: Options, queue_limit: int) -> Options:
         watermarks=Watermarks(high=queue_limit // 2),
         limits=attrs.evolve(options.limits, read_bytes=_READ_BYTES),
         sockets=attrs.evolve(options.sockets, send_buffer_bytes=_SEND_BUFFER_BYTES),
-        deadlines=attrs.evolve(options.deadlines, flush=_FLUSH, flush_total=_FLUSH_TOTAL),
+        deadlines=attrs.evolve(options.deadlines, flush=_FLUSH, flush_total=_FLUSH_TOTAL, unread=_UNREAD),
     )
