@@ -364,6 +364,8 @@ class Loop:
         Turn after turn, that would be a spin: then `end` leaves the poller, for 10 ms doubling to 1 s while it goes on,
         with one log line.
         """
+        if end in self.resting:
+            return  # something else asked it during its pause
         spin = self._spins.get(end)
         if spin is None or self.turns - spin.turn > 1:
             spin = self._spins[end] = _Spin()
