@@ -92,6 +92,7 @@ class SimulatedSystem(System):
         self._immediate: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._pumping = False
         self._poller: SimulatedPoller | None = None
+        self._waking: tuple[SimulatedSocket, ...] = ()
         self._caught: set[int] = set()
         self._signal_fd = -1
 
@@ -357,8 +358,11 @@ class SimulatedSystem(System):
         return count
 
     def check_transfer(self, sock: SimulatedSocket) -> None:
-        """OSError when a send or a recv fails that has nothing to do with the connection."""
-        if sock.fd < 0:
+        """OSError when a send or a recv fails, for what has nothing to do with the connection.
+
+        The sockets by which the loop wakes itself are spared.
+        """
+        if sock.fd < 0 or sock in self._waking:
             return
         for fault in self.active_faults:
             number = fault.on_transfer(self, sock)
@@ -466,7 +470,7 @@ class SimulatedSystem(System):
         return self._poller
 
     def pair(self) -> tuple[Socket, Socket]:
-        ends = UnixSocket(self, "", "", UNIX_BUFFER), UnixSocket(self, "", "", UNIX_BUFFER)
+        self._waking = ends = UnixSocket(self, "", "", UNIX_BUFFER), UnixSocket(self, "", "", UNIX_BUFFER)
         for end, other in (ends, ends[::-1]):
             end.peer = other
             self.give_descriptor(end)
