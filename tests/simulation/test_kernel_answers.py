@@ -384,6 +384,25 @@ def test_whoever_never_resumes_learns_of_the_reset_in_bounded_time():
         assert world.protocol.report.discarded == len(DATA)
 
 
+@pytest.mark.parametrize("fault", [Shortage(0.0, 5.0), TryAgain(0.5)], ids=["no-memory", "again"])
+@pytest.mark.parametrize("paused", [False, True], ids=["reading", "paused"])
+def test_input_that_arrived_before_a_reset_survives_reads_that_fail_for_a_while(fault, paused):
+    """A read that finds no memory, or would wait, is no proof that there is nothing more."""
+    with World(link=Link(receive_buffer_bytes=1 << 20), options=Options(limits=Limits(read_bytes=5000))) as world:
+        world.connection.pause_reading()
+        world.peer.send(DATA)
+        world.peer.reset()
+        world.system.faults = [fault]
+        world.connection.write(b"too late")
+        if paused:
+            world.run(2.0)
+        world.connection.resume_reading()
+        world.run(20.0)
+        assert world.protocol.data == DATA
+        assert isinstance(world.protocol.lost, ConnectionResetError)
+        assert world.protocol.report.discarded == 0
+
+
 # An accept that refuses everybody
 
 
