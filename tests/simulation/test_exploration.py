@@ -44,7 +44,7 @@ def test_no_schedule_of_two_steps_violates_anything(scenario):
 
 @pytest.mark.parametrize("scenario", list(NARROW))
 def test_no_schedule_of_a_narrow_scenario_violates_anything(scenario):
-    """Soft errors, a kernel that gives up or has no memory, an accept that refuses everybody; as deep as a moment allows."""
+    """Soft errors, a kernel that gives up or has no memory, an accept that refuses everybody: as deep as is quick."""
     result = explore(scenario, NARROW[scenario][0])
     assert result.violation is None, f"{result.what}\n{result.text}"
     assert result.schedules > 1500
