@@ -370,11 +370,15 @@ class Connection(Life):
         return self._reason if self._state is LAST_WORDS else self._loop.system.error(self._socket)
 
     def peer_ended(self) -> None:
-        """A read of zero bytes: the peer's FIN; or its close_notify."""
+        """A read of zero bytes: the peer's FIN, unless a reset hides behind it."""
         hidden = self.hidden_error()
         if hidden is not None:
             self.fail(hidden)
-            return
+        else:
+            self.input_ended()
+
+    def input_ended(self) -> None:
+        """The peer has ended its side, and everything before that was delivered."""
         if self._observer is not None:
             self._record("peer FIN")
         delivering = self._state.input is DELIVER

@@ -29,7 +29,7 @@ import attrs
 
 from reactor.addresses import SocketAddress, address_text, is_sendable
 from reactor.buffers import as_view
-from reactor.errors import TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.errors import TRY_AGAIN, WAIT, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
@@ -246,7 +246,10 @@ class Datagram:
             self._protocol.pause_writing()
 
     def _on_writable(self) -> None:
+        before = len(self._queue)
         self._send_queue()
+        if before and len(self._queue) == before and self._ask_again is None:
+            self._loop.came_to_nothing(self)
         self._after_sending()
         if self._writing_paused and self._queue_bytes <= self._watermarks.low and self._may_tell_flow():
             self._writing_paused = False
@@ -283,6 +286,7 @@ class Datagram:
     def on_readable(self) -> None:
         """Delivers what came, up to the budget of one turn. Called by the loop."""
         most = self._options.limits.read_bytes
+        before = self._received + self._truncated
         for _ in range(self._options.datagrams.receives_per_turn):
             if self._interest is None or not self._interest & READ:
                 return  # ended by an earlier one
@@ -290,8 +294,8 @@ class Datagram:
                 # One byte more than is taken: the only sign of a datagram that was cut which each platform gives.
                 data, addr = self._socket.recvfrom(most + 1)
             except OSError as exc:
-                if exc.errno in TRY_AGAIN:
-                    return
+                if exc.errno in WAIT:
+                    break
                 if exc.errno == errno.EBADF:
                     self.displaced()
                     return
@@ -307,6 +311,16 @@ class Datagram:
             if not self._connected:
                 self._known = addr
             self._protocol.datagram_received(data, addr)
+        if self._received + self._truncated == before:
+            self._loop.came_to_nothing(self)
+
+    def rest(self) -> None:
+        """Asks the poller for nothing, for a while. Called by the loop."""
+        self._want(0)
+
+    def go_on(self) -> None:
+        """Asks the poller for what it should by now. Called by the loop."""
+        self._refresh()
 
     def on_events(self, events: int) -> None:
         """Serves any combination of events. An error is what ICMP says of something sent earlier."""
@@ -462,7 +476,11 @@ class Datagram:
         wanted = 0 if self._closing else READ
         if self._queue and self._ask_again is None:
             wanted |= WRITE
-        if wanted == self._interest:
+        if not self._loop.resting or self not in self._loop.resting:
+            self._want(wanted)
+
+    def _want(self, wanted: int) -> None:
+        if wanted == self._interest or self._interest is None:
             return
         try:
             self._loop.poller.modify(self._fd, wanted)

@@ -272,6 +272,8 @@ class Life:
                 self._loop.poller.unregister(self._fd)
                 self._interest = None
             return
+        if self._loop.resting and self in self._loop.resting:
+            return
         wanted = 0 if self.on_readable is ignore else READ
         if self._blocked:
             wanted |= WRITE

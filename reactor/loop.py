@@ -130,8 +130,9 @@ class Loop:
         # Every connection is to be asked to end: those there are, and those that still come.
         self.draining = False
         self._posted: deque[Handle] = deque()
-        # Ends whose last events came to nothing.
+        # Ends whose last events came to nothing; those of them that are out of the poller for a while.
         self._spins: dict[Resting, _Spin] = {}
+        self.resting: set[object] = set()
         self._turning = False
         self._stopping = False
         self._closed = False
@@ -347,12 +348,15 @@ class Loop:
         spin = self._spins.get(end)
         if spin is None or self.turns - spin.turn > 1:
             spin = self._spins[end] = _Spin()
+        elif spin.turn == self.turns and spin.count:
+            return  # both sides of one event
         spin.turn = self.turns
         spin.count += 1
         if spin.count < _SPINS:
             return
         if spin.count == _SPINS:
             logger.warning("%r pauses: its events come to nothing", end)
+        self.resting.add(end)
         end.rest()
         self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
         spin.pause = min(2 * spin.pause, _PAUSE_MOST)
@@ -360,6 +364,7 @@ class Loop:
     def _end_pause(self, end: Resting, spin: _Spin) -> None:
         if self._spins.get(end) is spin:
             spin.turn = self.turns
+            self.resting.discard(end)
             end.go_on()
 
     def admit(self, fd: int, end: End) -> None:
@@ -374,6 +379,7 @@ class Loop:
         end = self.ends.pop(fd)
         if self._spins:
             self._spins.pop(end, None)  # type: ignore[call-overload]
+            self.resting.discard(end)
         if registered:
             self.poller.unregister(fd)
 
@@ -438,6 +444,7 @@ class Loop:
                 self._bury()
         finally:
             self._spins.clear()
+            self.resting.clear()
             self._posted.clear()
             self.gathered.clear()
             self.timers = Timers()

@@ -203,7 +203,7 @@ class Secure:
         connection = self._its
         if self._input_end is not None and not isinstance(self._input_end, TLSTruncated):
             connection.post(connection.output_failed, self._input_end)  # TCP failed behind it
-        connection.peer_ended()
+        connection.input_ended()
 
     def _tell_truncation(self) -> None:
         connection, end = self._its, self._input_end
