@@ -55,7 +55,9 @@ from reactor.trace import Record
 OPTIONS = Options(
     watermarks=Watermarks(high=4096),
     limits=Limits(read_bytes=2048, accepts_per_turn=4, queue_bytes=256 * 1024),
-    deadlines=Deadlines(idle=25.0, flush=10.0, linger_grace=1.0, linger_silence=5.0, linger_total=20.0, connect=10.0),
+    deadlines=Deadlines(
+        idle=20.0, flush=5.0, linger_grace=1.0, linger_silence=5.0, linger_total=20.0, unread=5.0, connect=10.0
+    ),
     sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096),
 )
 LINK = Link(latency=0.01, jitter=0.05, segment_bytes=1000, send_buffer_bytes=4096, receive_buffer_bytes=4096)

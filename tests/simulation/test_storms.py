@@ -35,8 +35,8 @@ RARE = {state.name for state in STATES if state is not STARTING} | {
 }
 
 
-# The first two are seeds that between them miss nothing.
-@pytest.mark.parametrize(("seeds", "connections"), [((1, 3), 50), pytest.param(range(10), 50, marks=pytest.mark.slow)])
+# The first two are seeds of which each misses little, and both together nothing.
+@pytest.mark.parametrize(("seeds", "connections"), [((2, 7), 50), pytest.param(range(10), 50, marks=pytest.mark.slow)])
 def test_storms_leave_nothing_behind_and_visit_everything(seeds, connections):
     """Three protocols, some seeds; each storm checks itself, and together they miss no rare state."""
     visits: Counter[str] = Counter()
