@@ -57,7 +57,7 @@ class QueueOverflow(ReactorError, ConnectionError):
 
 
 class Unacknowledged(ReactorError, ConnectionError):
-    """Output was flushed and our FIN was sent, but the peer neither ended nor was seen to acknowledge everything."""
+    """Output was flushed and our FIN was sent, but the peer's TCP was not seen to acknowledge everything."""
 
 
 class Unsent(ReactorError, ConnectionError):

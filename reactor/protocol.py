@@ -65,9 +65,9 @@ class Protocol:
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is over. Called once, last.
 
-        `None` means that nothing was lost: our output was flushed and ended in order, and the peer's FIN, or its TCP's
-        acknowledgement of everything, was seen. Any exception tells by its type whose fault it was (`reactor.errors`);
-        `connection.report` has the counts.
+        `None` means that nothing was lost: our output was flushed and ended in order, and the peer's TCP has
+        acknowledged all of it. (On a Unix socket, and where the kernel does not tell, the peer's FIN has to do.) Any
+        exception tells by its type whose fault it was (`reactor.errors`); `connection.report` has the counts.
         """
 
     def connection_failed(self, exc: Exception) -> None:

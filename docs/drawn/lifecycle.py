@@ -7,13 +7,36 @@ through the picture ends in its lower right corner, after few moves.
 from __future__ import annotations
 
 from docs.drawn.svg import Point, Sheet
-from reactor.lifecycle import ABORT, CLOSED, DEADLINE, FAILED, STARTING, STATES, TABLE, Input, Output, State
+from reactor.lifecycle import (
+    ABORT,
+    CLOSED,
+    DEADLINE,
+    FAILED,
+    LAST_WORDS,
+    RESET,
+    SEND_FAILED,
+    STARTING,
+    STATES,
+    TABLE,
+    Input,
+    Output,
+    State,
+)
 
 COLUMNS = {Input.HOLD: 8, Input.DELIVER: 192, Input.DISCARD: 392, Input.STOP: 592}
-ROWS = {Output.HOLD: 44, Output.ACCEPT: 150, Output.DRAIN: 270, Output.STOP: 396}
+ROWS = {
+    Output.HOLD: 44,
+    Output.ACCEPT: 150,
+    Output.DRAIN: 270,
+    Output.STOP: 396,
+    Output.RESET: 516,
+    Output.DONE: 636,
+}
 WIDTH, HEIGHT = 140.0, 66.0
-# How a life is cut short: from nearly everywhere, so each box names them instead of an arrow for each.
-CUTS = (DEADLINE, ABORT, FAILED)
+# What cuts a life short, without an arrow for each. Of these `deadline` alone is named, in the boxes where it can come.
+CUTS = (DEADLINE, ABORT, SEND_FAILED, FAILED)
+# What leads to the states of a failure, without an arrow for each.
+TURNS = (RESET, SEND_FAILED)
 
 
 def draw() -> str:
@@ -21,10 +44,13 @@ def draw() -> str:
     sheet = Sheet(
         "lifecycle",
         748,
-        516,
+        720,
         "The life of a connection",
-        "Nine states in a grid: the column says what becomes of input, the row what becomes of output. Moves go only to"
-        " the right and down, from STARTING at the upper left to CLOSED at the lower right.",
+        f"{len(STATES)} states in a grid: the column says what becomes of input, the row what becomes of output. Moves go"
+        " only to the right and down, from STARTING at the upper left to CLOSED at the lower right. From every state"
+        " abort and failed lead to CLOSED, and a cross marks where a deadline does. reset leads to FAILING, or to"
+        " FAILING_LAST where the input has stopped. send_failed leads to LAST_WORDS where input is delivered, else to"
+        " CLOSED.",
     )
     for word, x in COLUMNS.items():
         sheet.text(x + WIDTH / 2, 22, f"input: {word.value}", "dim", "middle")
@@ -48,7 +74,8 @@ def _arrows(state: State) -> dict[State, list[str]]:
     """Where it can go, other than by being cut short."""
     found: dict[State, list[str]] = {}
     for event, following in TABLE[state].items():
-        if following is not None and following is not state and not (following is CLOSED and event in CUTS):
+        short = (following is CLOSED and event in CUTS) or event in TURNS
+        if following is not None and following is not state and not short and state is not LAST_WORDS:
             found.setdefault(following, []).append(event.name)
     return found
 
@@ -63,9 +90,11 @@ def _state(sheet: Sheet, state: State) -> None:
     for row, part in enumerate([", ".join(names[:2]), ", ".join(names[2:])]):
         if part:
             sheet.text(middle, y + 35 + 12 * row, part, "small accent", "middle")
-    cuts = [event.name for event in CUTS if TABLE[state][event] is CLOSED and state is not CLOSED]
-    if cuts:
-        sheet.text(middle, y + 60, "✕ " + ", ".join(cuts), "small bad", "middle")
+    notes = ["✕ deadline"] if TABLE[state][DEADLINE] is CLOSED else []
+    if TABLE[state][RESET] not in (state, CLOSED):
+        notes.append("↓ reset")
+    if notes:
+        sheet.text(middle, y + 60, " ".join(notes), "small bad", "middle")
 
 
 def _arrow(sheet: Sheet, state: State, following: State, label: str) -> None:

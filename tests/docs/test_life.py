@@ -153,7 +153,7 @@ def sends_on():
     assert (protocol.data, protocol.lost, protocol.report.discarded) == (b"", None, 8)
 
 
-@line("ends after our FIN")
+@line("ends after our FIN, or before it")
 def ends_after_us():
     scene = Scene()
     scene.protocol.connection.close()
