@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = ("errors", "options", "report", "trace", "protocol")
 ROOMS += ("addresses", "lifecycle", "deadlines", "buffers", "framing", "tls", "timers", "racing", "loop")
 TESTS = ("addresses", "buffers", "coverage_rooms", "deadlines", "embedding", "errors", "framing", "lifecycle", "loop")
-TESTS += ("operations", "options", "racing", "threads", "timers", "tls")
+TESTS += ("operations", "options", "racing", "spins", "threads", "timers", "tls")
 # They take half a minute.
 _PATIENCE = 600.0
 

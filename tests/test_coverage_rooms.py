@@ -173,6 +173,25 @@ def test_what_is_held_is_read_later_and_in_order():
     assert server.read(sealed(client, b"two")) == b"one, two"
 
 
+def test_what_openssl_cannot_encrypt_yet_waits_for_a_read():
+    """During a handshake, the first one here, OpenSSL has to read before it can write."""
+    codec = codecs(client_context(), server_side=False, server_hostname="localhost")()
+    assert codec.encrypt(b"too early") == 0
+    assert codec.wants_input
+    assert codec.read() == b""
+    assert not codec.wants_input
+
+
+def test_whether_anything_is_held_can_be_asked():
+    """Plaintext that was not read yet, or the peer's end."""
+    client, server = shaken()
+    assert not server.has_input()
+    server.hold(sealed(client, b"held"))
+    assert server.has_input()
+    assert server.read() == b"held"
+    assert not server.has_input()
+
+
 def test_a_spoiled_stream_is_told_after_what_was_good():
     """What came whole is delivered first; from then on every read says what is wrong."""
     client, server = shaken()

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from reactor import DatagramProtocol, Reactor
+from reactor import Aborted, DatagramProtocol, Reactor
 from reactor.system import System
 from tests.closing.support import turns_in
 from tests.helpers import Server, turn_until
@@ -143,6 +143,14 @@ class Wanting(System):
         return super().is_tcp(getattr(sock, "sock", sock))
 
 
+@pytest.fixture
+def reactor_of_want(poller):
+    """A system that wants memory, and a reactor on it."""
+    system = Wanting()
+    with Reactor(poller=poller, system=system) as reactor:
+        yield system, reactor
+
+
 def test_reads_and_writes_that_come_to_nothing_pause(poller, caplog):
     """Readable and writable, and yet each call fails: no spin, one log line, and all of it goes on afterwards."""
     system = Wanting()
@@ -161,6 +169,22 @@ def test_reads_and_writes_that_come_to_nothing_pause(poller, caplog):
             peer.fin()
             turn_until(reactor, lambda: protocol.ended)
     assert protocol.lost is None
+
+
+def test_a_connection_that_pauses_can_be_ended(reactor_of_want):
+    """Its end does not wait for the pause, and nothing of it comes back."""
+    system, reactor = reactor_of_want
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    with peer:
+        peer.send(b"request")
+        turn_until(reactor, lambda: protocol.connection in reactor.resting)
+        protocol.connection.abort()
+        turn_until(reactor, lambda: protocol.ended)
+        assert not reactor.resting
+        system.made[0].starving = False
+        assert turns_in(reactor, 0.05) < MANY
+    assert isinstance(protocol.lost, Aborted)
 
 
 class Receiver(DatagramProtocol):

@@ -46,7 +46,7 @@ def draw() -> str:
         748,
         720,
         "The life of a connection",
-        f"{len(STATES)} states in a grid: the column says what becomes of input, the row what becomes of output. Moves go"
+        f"{len(STATES)} states in a grid: the column says what becomes of input, the row of output. Moves go"
         " only to the right and down, from STARTING at the upper left to CLOSED at the lower right. From every state"
         " abort and failed lead to CLOSED, and a cross marks where a deadline does. reset leads to FAILING, or to"
         " FAILING_LAST where the input has stopped. send_failed leads to LAST_WORDS where input is delivered, else to"
