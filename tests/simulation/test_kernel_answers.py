@@ -525,7 +525,8 @@ def test_writes_during_a_want_of_memory_do_not_end_its_pause(caplog):
     with World() as world:
         world.system.faults = [Shortage(0.0, world.system.now + 20.0)]
         for number in range(100):
-            world.system.after(0.1 * number, world.connection.write, DATA[1000 * number : 1000 * (number + 1)])
+            data = DATA[1000 * number : 1000 * (number + 1)]
+            world.reactor.call_later(0.1 * number, world.connection.write, data)
         assert world.turns_in(19.0) < 5 * FEW_TURNS
         assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
         world.run(5.0)
