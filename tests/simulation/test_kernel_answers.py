@@ -611,3 +611,36 @@ def test_an_error_queue_of_a_datagram_socket_is_no_spin(connected):
         assert reactor.turns - before < FEW_TURNS
         assert [type(exc) for exc in told] == [ConnectionRefusedError] * 3
         endpoint.close()
+
+
+class Resting:
+    """An end whose events come to nothing, as the loop sees it."""
+
+    def __init__(self):
+        self.rests = self.returns = 0
+
+    def rest(self):
+        self.rests += 1
+
+    def go_on(self):
+        self.returns += 1
+
+    def callback_failed(self, exc):
+        raise exc
+
+
+def test_an_end_that_pauses_and_comes_to_nothing_once_more_meanwhile_comes_back():
+    """A read that somebody asks for during the pause may fail as well: the pause ends all the same."""
+    with Reactor(system=SimulatedSystem()) as reactor:
+        end = Resting()
+        for _ in range(20):
+            if not end.rests:
+                reactor.call_soon(reactor.came_to_nothing, end)
+                reactor.run_once(0)
+        assert end.rests == 1
+        reactor.run_once(0)
+        reactor.run_once(0)
+        reactor.call_soon(reactor.came_to_nothing, end)
+        reactor.run_once(0)
+        reactor.run()
+        assert end.returns == 1
