@@ -783,8 +783,9 @@ class Order(Fault):
 class End:
     """One side: what its peer did, and what it was sent."""
 
-    def __init__(self, world: RelayWorld, alphabet: bytes) -> None:
-        self.sock, self.peer = world.system.connected()
+    def __init__(self, world: RelayWorld, alphabet: bytes, unix: bool = False) -> None:
+        self.sock, self.peer = world.system.connected(unix=unix)
+        self.unix = unix
         self.peer.stop_reading()
         self.recorder = Recorder()
         world.reactor.connect(lambda: self.recorder, sock=self.sock, options=world.scenario.options)
@@ -795,7 +796,8 @@ class End:
     def steps(self) -> list[str]:
         if self.peer.sock.released:
             return []
-        steps = ["reset"] if self.ended else ["send", "fin", "reset"]
+        cut = "close" if self.unix else "reset"
+        steps = [cut] if self.ended else ["send", "fin", cut]
         readable = self.peer.ending is None and (self.peer.sock.inbox or self.peer.sock.fin_received)
         return [*steps, "read"] if readable else steps
 
@@ -811,6 +813,12 @@ class End:
             self.ended = self.was_reset = True
             self.peer.unsent.clear()
             self.peer.reset()
+        elif step == "close":
+            # Of a Unix socket: what its kernel had not taken was not sent.
+            self.ended = True
+            del self.sent[len(self.sent) - len(self.peer.unsent) :]
+            self.peer.unsent.clear()
+            self.peer.close()
         else:
             self.peer.read()
 
@@ -822,7 +830,7 @@ class RelayWorld(Machine):
         super().__init__(scenario, log, observer)
         self.order = Order()
         self.system.faults = [self.order]
-        self.ends = {"near": End(self, b"abcdefghijk"), "far": End(self, b"0123456")}
+        self.ends = {"near": End(self, b"abcdefghijk"), "far": End(self, b"0123456", scenario.unix)}
         for _ in range(3):
             self.reactor.run_once(0)
         one, other = (end.recorder.connection for end in self.ends.values())
@@ -877,7 +885,7 @@ class RelayWorld(Machine):
         for end, other, connection in self._both_ways():
             seen = bytes(end.peer.data)
             need(other.sent.startswith(seen), f"{seen!r} was read, {bytes(other.sent)!r} was sent")
-            if end.peer.ending == "EOF":
+            if end.peer.ending == "EOF" and not (end.unix and self.relay.failure):  # a Unix socket cannot be reset
                 need(other.ended and not other.peer.unsent, "an end was seen that nobody made")
                 need(seen == other.sent, f"a clean end was seen behind {seen!r} of {bytes(other.sent)!r}")
             # The watermark and one read, which is at most what a kernel holds.
@@ -901,14 +909,18 @@ class RelayWorld(Machine):
             end.peer.resume_reading()
         self.settle()
         for end, _, connection in self._both_ways():
-            need(end.was_reset or end.peer.ending is not None, f"the peer of {connection!r} waits for ever")
+            gone = end.was_reset or end.peer.sock.released
+            need(gone or end.peer.ending is not None, f"the peer of {connection!r} waits for ever")
         self.check()
         cut = self.aborted or (self.drained and isinstance(self.relay.failure, Aborted | Unacknowledged))
-        orderly = not cut and not any(end.was_reset for end in self.ends.values())
+        near, far = self.ends.values()
+        missed = far.peer.sock.released and far.peer.data != near.sent  # it closed, and there was more for it
+        orderly = not cut and not missed and not any(end.was_reset for end in self.ends.values())
         if kind and orderly:
             need(self.relay.failure is None, f"nobody reset anything, and it failed: {self.relay.failure!r}")
             for end, other, _ in self._both_ways():
-                need(end.peer.data == other.sent and end.peer.ending == "EOF", "not everything arrived")
+                whole = end.peer.ending == "EOF" or end.peer.sock.released
+                need(end.peer.data == other.sent and whole, "not everything arrived")
         elif self.relay.failure is None:
             need(not self.aborted or not self.relay.moved, "an abort was not told")
             for connection in (self.relay.one, self.relay.other):
@@ -945,6 +957,8 @@ SCENARIOS = {
         Scenario(name="slow line", latency=0.5),
         # The near peer has sent more than the far one, who reads nothing, lets through.
         Scenario(name="held back"),
+        # The far peer has a Unix socket, and closes it when it has said everything.
+        Scenario(name="far unix", unix=True),
     )
 }
 

@@ -96,6 +96,7 @@ class SimulatedSystem(System):
         self._immediate: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._pumping = False
         self._poller: SimulatedPoller | None = None
+        self._waking: tuple[SimulatedSocket, ...] = ()
         self._caught: set[int] = set()
         self._signal_fd = -1
         self._lookups = Lookups(self.resolve, self._while_it_waits)
@@ -110,12 +111,15 @@ class SimulatedSystem(System):
     @faults.setter
     def faults(self, faults: Iterable[Fault]) -> None:
         self._faults = tuple(faults)
+        # Asked at each call into the kernel: for each moment those that have a say in it.
+        self._acting: dict[str, list[Fault]] = {}
 
-    @property
-    def active_faults(self) -> tuple[Fault, ...]:
-        """Those of them that do not rest."""
-        faults = self._faults
-        return tuple(fault for fault in faults if fault.enabled) if faults else faults
+    def acting(self, moment: str) -> list[Fault]:
+        """The rules that have a say in a moment, and do not rest."""
+        faults = self._acting.get(moment)
+        if faults is None:
+            faults = self._acting[moment] = [fault for fault in self._faults if _overrides(fault, moment)]
+        return [fault for fault in faults if fault.enabled] if faults else faults
 
     def peer(self, address: SocketAddress, *, link: Link | None = None) -> Peer:
         """A scripted client that connects to what the reactor listens on."""
@@ -271,7 +275,7 @@ class SimulatedSystem(System):
         due = now + link.latency
         if link.jitter:
             due += link.jitter * self._random.random()
-        for fault in self.active_faults:
+        for fault in self.acting("on_packet"):
             due = max(due, fault.on_packet(self, sender))
         if sender.last_due > due:
             due = sender.last_due
@@ -322,7 +326,7 @@ class SimulatedSystem(System):
 
     def check_descriptors(self) -> None:
         """OSError when the process may have no more."""
-        for fault in self.active_faults:
+        for fault in self.acting("on_descriptor"):
             number = fault.on_descriptor(self)
             if number:
                 raise os_error(number)
@@ -349,30 +353,33 @@ class SimulatedSystem(System):
 
     def send_fault(self, sock: StreamSocket, count: int) -> int:
         """How many of `count` bytes a send takes; 0 is EAGAIN."""
-        for fault in self.active_faults:
+        for fault in self.acting("on_send"):
             if count and sock.fd >= 0:
                 count = fault.on_send(self, sock, count)
         return count
 
     def recv_fault(self, sock: StreamSocket, count: int) -> int:
         """How many of `count` bytes a recv gives; 0 is EAGAIN."""
-        for fault in self.active_faults:
+        for fault in self.acting("on_recv"):
             if count and sock.fd >= 0:
                 count = fault.on_recv(self, sock, count)
         return count
 
     def check_transfer(self, sock: SimulatedSocket) -> None:
-        """OSError when a send or a recv fails that has nothing to do with the connection."""
-        if sock.fd < 0:
+        """OSError when a send or a recv fails, for what has nothing to do with the connection.
+
+        The sockets by which the loop wakes itself are spared.
+        """
+        if sock.fd < 0 or sock in self._waking:
             return
-        for fault in self.active_faults:
+        for fault in self.acting("on_transfer"):
             number = fault.on_transfer(self, sock)
             if number:
                 raise os_error(number)
 
     def accept_fault(self, sock: Listening) -> int:
         """An errno for accept, or 0."""
-        for fault in self.active_faults:
+        for fault in self.acting("on_accept"):
             number = fault.on_accept(self, sock)
             if number and sock.fd >= 0:
                 return number
@@ -469,7 +476,7 @@ class SimulatedSystem(System):
         return self._poller
 
     def pair(self) -> tuple[Socket, Socket]:
-        ends = UnixSocket(self, "", "", UNIX_BUFFER), UnixSocket(self, "", "", UNIX_BUFFER)
+        self._waking = ends = UnixSocket(self, "", "", UNIX_BUFFER), UnixSocket(self, "", "", UNIX_BUFFER)
         for end, other in (ends, ends[::-1]):
             end.peer = other
             self.give_descriptor(end)
@@ -661,6 +668,11 @@ class SimulatedSystem(System):
 
     def stop_signals(self) -> tuple[int, ...]:
         return (signal.SIGTERM, signal.SIGINT)
+
+
+def _overrides(fault: Fault, moment: str) -> bool:
+    """Whether a rule has something of its own for a moment."""
+    return getattr(getattr(fault, moment), "__func__", None) is not getattr(Fault, moment)
 
 
 def _run_into(future: Future[Any], function: Callable[..., Any], args: tuple[Any, ...]) -> None:

@@ -89,7 +89,7 @@ class SimulatedPoller:
         system = self._system
         begun = system.now
         until = math.inf if timeout is None else begun + timeout
-        for fault in system.active_faults:
+        for fault in system.acting("on_poll"):
             fault.on_poll(system)
         system.happen_now()
         ready = self.ready()
@@ -101,7 +101,7 @@ class SimulatedPoller:
             self._idle_polls += 1
             if self._idle_polls > _SPIN:
                 raise Stalled(f"the loop spins: {_SPIN} polls, and no time has passed\n{system.dump()}")
-        for fault in system.active_faults:
+        for fault in system.acting("on_ready"):
             ready = fault.on_ready(system, ready)
         return ready
 

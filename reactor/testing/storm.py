@@ -6,7 +6,8 @@ asked after every move and at the end, when the faults rest, the peers read up, 
 
 - the callbacks follow their grammar, and every connection ends;
 - what a peer reads is what was meant for it, in order; who sees a clean end has got everything the kernel accepted;
-- no more is reported as acknowledged than arrived; every report adds up;
+- no more is reported as acknowledged than arrived; every report adds up; an end in order lost nothing, and a failure
+  came behind all that had arrived before it; a soft error ended nothing;
 - nothing is logged as an error, no descriptor is left, none is used after it was closed.
 
 `Storm.visits` counts the states, ends and callbacks that came up, so that a test can see what its storm has missed.
@@ -14,6 +15,7 @@ asked after every move and at the end, when the faults rest, the peers read up, 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections import Counter
 from collections.abc import Callable
@@ -23,17 +25,21 @@ import attrs
 
 from reactor import Protocol, Reactor
 from reactor.connection import Connection
+from reactor.errors import ReactorError
 from reactor.options import Deadlines, Limits, Options, Sockets, Watermarks
 from reactor.testing.faults import (
     AbortedAccepts,
     BlackHole,
     DescriptorLimit,
     Famine,
+    ForbiddenAccepts,
     OneAtATime,
     Resets,
+    Shortage,
     ShortReads,
     ShortWrites,
     Shuffled,
+    SoftErrors,
     SpuriousReadiness,
     Stalls,
     TryAgain,
@@ -49,7 +55,9 @@ from reactor.trace import Record
 OPTIONS = Options(
     watermarks=Watermarks(high=4096),
     limits=Limits(read_bytes=2048, accepts_per_turn=4, queue_bytes=256 * 1024),
-    deadlines=Deadlines(idle=25.0, flush=10.0, linger_grace=1.0, linger_silence=5.0, linger_total=20.0, connect=10.0),
+    deadlines=Deadlines(
+        idle=20.0, flush=5.0, linger_grace=1.0, linger_silence=5.0, linger_total=20.0, unread=5.0, connect=10.0
+    ),
     sockets=Sockets(send_buffer_bytes=4096, receive_buffer_bytes=4096),
 )
 LINK = Link(latency=0.01, jitter=0.05, segment_bytes=1000, send_buffer_bytes=4096, receive_buffer_bytes=4096)
@@ -229,6 +237,9 @@ class Storm:
             Famine(20.0, 22.0),
             Famine(90.0, 91.0),
             BlackHole(50.0, 65.0, among=lambda sock: _port(sock) % 3 == 0),
+            SoftErrors(0.02),
+            ForbiddenAccepts(30.0, 33.0),
+            Shortage(40.0, 42.0),
         )
         self.system.faults = self.weather
         self.log = ErrorLog()
@@ -263,7 +274,20 @@ class Storm:
         need(report.written == report.accepted + report.unsent, f"{report} does not add up")
         if exc is None:
             need(report.unsent == 0, f"{report.unsent} bytes were lost in silence")
+            need(not report.unacknowledged, f"the end was told as one in order: {report}")
+        elif isinstance(exc, OSError) and not isinstance(exc, ReactorError):
+            self._check_failure(protocol, exc)
         self._ends[protocol.connection.get_extra_info("peername")] = (protocol, exc)
+
+    def _check_failure(self, protocol: Served, exc: OSError) -> None:
+        """The kernel's, and nobody here had ended anything before."""
+        need(exc.errno != errno.EHOSTUNREACH, "a soft error was told as the end of a connection")
+        report, arrived = protocol.connection.report, protocol.connection.get_extra_info("socket").arrived
+        if protocol.silent or self.reactor.draining:
+            return
+        need(report.received + report.discarded == arrived, f"{arrived} bytes had arrived before the failure: {report}")
+        waited = any(name == "LAST_WORDS" and seconds >= OPTIONS.deadlines.unread for name, seconds in report.stages)
+        need(waited or not report.discarded, f"nobody had closed, and input was discarded: {report}")
 
     def _record(self, record: Record) -> None:
         self._records += 1

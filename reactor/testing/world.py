@@ -7,7 +7,8 @@ can happen next, by whoever does it:
   or inside its next callback: then-write then-write_eof then-close then-abort then-pause then-raise
 - the peer: peer-send peer-read peer-fin peer-reset peer-close (it reads only when it is told to)
 - the kernel: short-write (the next send takes one byte) refuse-write (none); instead of these, where it is troubled,
-  icmp (a soft error) and give-up (it has tried for too long to send what was accepted)
+  icmp (a soft error), give-up (it has tried for too long to send what was accepted), no-memory (the next send or
+  recv fails for want of it)
 - the reactor: drain, which cuts what has not ended after three seconds
 - the loop: turn, with everything that is ready in one batch; turn-read and turn-write, with one side of it;
   turn-spurious, with events that did not happen; wait, when nothing is ready: time passes to what is due next
@@ -40,7 +41,7 @@ from reactor.testing.machine import (
     need,
 )
 from reactor.testing.peer import Peer
-from reactor.testing.sockets import StreamSocket
+from reactor.testing.sockets import SimulatedSocket, StreamSocket
 from reactor.testing.tcp import TcpSocket
 from reactor.trace import Observer
 
@@ -51,6 +52,7 @@ class Choices(Fault):
     def __init__(self, world: World) -> None:
         self.world = world
         self.next_send: int | None = None
+        self.no_memory = False
         self.batch = "turn"
 
     def on_send(self, system: SimulatedSystem, sock: StreamSocket, count: int) -> int:
@@ -58,6 +60,12 @@ class Choices(Fault):
             return count
         chosen, self.next_send = self.next_send, None
         return min(count, chosen)
+
+    def on_transfer(self, system: SimulatedSystem, sock: SimulatedSocket) -> int:
+        if not self.no_memory or sock is not self.world.sock:
+            return 0
+        self.no_memory = False
+        return errno.ENOBUFS
 
     def on_ready(self, system: SimulatedSystem, ready: Ready) -> Ready:
         batch, fd = self.batch, self.world.sock.fd
@@ -146,6 +154,8 @@ class World(Machine):
                 steps.append("icmp")
             if sock.outstanding():
                 steps.append("give-up")
+        if not self.choices.no_memory:
+            steps.append("no-memory")
         if self.busy():
             steps.append("turn")
         elif not self.over():
@@ -185,6 +195,8 @@ class World(Machine):
             self.system.icmp(self.peer)
         elif step == "give-up":
             self.system.give_up(self.peer)
+        elif step == "no-memory":
+            self.choices.no_memory = True
         elif step.startswith("then-"):
             self.application.armed = step.removeprefix("then-")
         elif step.startswith("peer-"):
@@ -242,7 +254,7 @@ class World(Machine):
 
     def finish(self, kind: bool) -> None:
         self.application.armed = None
-        self.choices.next_send = None
+        self.choices.next_send, self.choices.no_memory = None, False
         peer = self.peer
         if kind:
             peer.on_change = _end_in_order
@@ -382,6 +394,7 @@ class World(Machine):
             len(self.peer.unsent),
             self.peer.ending,
             self.choices.next_send,
+            self.choices.no_memory,
             self.drained,
             self.reactor.draining,
             self.peer_ended,

@@ -76,15 +76,18 @@ from reactor.testing import (
     DescriptorLimit,
     Famine,
     Fault,
+    ForbiddenAccepts,
     Grammar,
     Link,
     OneAtATime,
     Peer,
     Resets,
+    Shortage,
     ShortReads,
     ShortWrites,
     Shuffled,
     SimulatedSystem,
+    SoftErrors,
     SpuriousReadiness,
     Stalled,
     Stalls,
@@ -351,7 +354,7 @@ def as_guest(reactor: Reactor, host: Reactor) -> Guest:
 
 FAULTS_OF_A_KERNEL: list[type[Fault]] = [
     *(AbortedAccepts, BlackHole, DescriptorLimit, Famine, OneAtATime, Resets, ShortReads, ShortWrites),
-    *(Shuffled, SpuriousReadiness, Stalls, TryAgain),
+    *(Shuffled, SpuriousReadiness, Stalls, TryAgain, ForbiddenAccepts, Shortage, SoftErrors),
 ]
 
 
