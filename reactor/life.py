@@ -59,6 +59,8 @@ ACCEPT, DRAIN, STOP_OUTPUT, RESET, DONE = Output.ACCEPT, Output.DRAIN, Output.ST
 # Reads after a failure, before the connection ends whatever else the peer may say: more than the largest usual receive
 # buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
 _LAST_READS = 256
+# Between two of them while the kernel has no memory for a read, in seconds.
+_READ_AGAIN = 0.010
 
 
 def ignore() -> None:
@@ -409,6 +411,9 @@ class Life:
         self._deliver() if self._secure is None else self._secure.reader()()
         if reads_left and self._bytes_read() > before:
             self._loop.post(self, self._read_last_words, reads_left - 1)
+        elif reads_left and self._state is LAST_WORDS and self._loop.system.has_input(self._socket):
+            # The kernel wants memory, and nothing tells when it has some again. `Deadlines.unread` bounds this.
+            self._loop.set_timer(self._loop.now + _READ_AGAIN, self, self._read_last_words, reads_left)
         else:
             self._fail_at_last()
 
@@ -435,7 +440,7 @@ class Life:
         for _ in range(_LAST_READS):
             before = self._discarded
             self._discard()
-            if self._discarded == before:
+            if self._discarded == before and not self._loop.system.has_input(self._socket):
                 break
         self._fail_at_last()
 

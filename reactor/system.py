@@ -36,7 +36,7 @@ from reactor import given, pollers, service
 from reactor import options as opt
 from reactor.addresses import Address, SocketAddress, UnixPath, check_host, check_port, numeric, unix_name
 from reactor.buffers import FileRange
-from reactor.errors import WAIT, FileUnusable, named
+from reactor.errors import EXHAUSTED, WAIT, FileUnusable, named
 from reactor.lookups import Answer, Lookup, Lookups
 
 if TYPE_CHECKING:
@@ -504,11 +504,16 @@ class System:
         """Whether something that arrived was not read yet. For a socket that has failed: a pending error is dropped."""
         try:
             return bool(sock.recv(1, socket.MSG_PEEK))  # type: ignore[call-arg]
-        except OSError:
-            return False
+        except OSError as exc:
+            return exc.errno in EXHAUSTED  # nobody knows: ask again
 
     def clear_error_queue(self, sock: Socket) -> None:
-        """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever."""
+        """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever.
+
+        A Unix socket has no such queue, and gives its data to whoever asks for it.
+        """
+        if not self.is_tcp(sock):
+            return
         try:
             for _ in range(_ERRORS_PER_TURN):
                 sock.recvmsg(0, 0, _MSG_ERRQUEUE)  # type: ignore[attr-defined]
