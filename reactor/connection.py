@@ -23,12 +23,13 @@ import attrs
 
 from reactor import lifecycle
 from reactor.buffers import EMPTY, FileRange, SendQueue, as_view
-from reactor.errors import WAIT, Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.errors import DISPLACED, WAIT, Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.life import ACCEPT, DELIVER, DRAIN, STOP_INPUT, Life, ignore
 from reactor.lifecycle import CLOSED, LINGER, OPEN, STARTING
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
 from reactor.protocol import Protocol
 from reactor.secure import Secure
+from reactor.syscalls import NO_SIGNAL
 from reactor.timers import Handle
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Connection(Life):
         if secure is None:
             self._start(factory, register=True)
             return
-        self._loop.poller.register(self._fd, READ)
+        self._loop.watch(self._fd, READ)
         self._interest = READ
         self.on_readable = secure.shake
         self._arm()
@@ -80,7 +81,7 @@ class Connection(Life):
         protocol = factory()
         if register:
             # Before anything is told: a protocol that was told of a connection is owed its end as well.
-            self._loop.poller.register(self._fd, READ)
+            self._loop.watch(self._fd, READ)
             self._interest = READ
         self._protocol = protocol
         self._move(lifecycle.STARTED)
@@ -111,7 +112,7 @@ class Connection(Life):
             return
         self._turn = self._loop.turns
         try:
-            sent = self._socket.send(data)
+            sent = self._socket.send(data, NO_SIGNAL)
         except OSError as exc:
             if exc.errno in WAIT:
                 self._blocked = True
@@ -235,7 +236,11 @@ class Connection(Life):
                 if type(first) is FileRange:
                     sent = system.send_file(self._socket, first, limits.send_bytes)
                 else:
-                    sent = self._socket.send(first) if len(head) == 1 else self._socket.sendmsg(head)
+                    sent = (
+                        self._socket.send(first, NO_SIGNAL)
+                        if len(head) == 1
+                        else self._socket.sendmsg(head, (), NO_SIGNAL)
+                    )
             except FileUnusable as exc:
                 self._abort(exc)
                 return
@@ -338,7 +343,7 @@ class Connection(Life):
             self.end_linger()
 
     def _receive_failed(self, exc: OSError) -> None:
-        if exc.errno == errno.EBADF:
+        if exc.errno in DISPLACED:
             self.displaced()
         elif exc.errno not in WAIT:
             self.fail(exc)
@@ -488,8 +493,9 @@ class Connection(Life):
             self.on_readable()
         elif self._interest is not None:
             # Both sides are shut, and the rest waits to be read until reading is resumed. A hang-up cannot be masked.
-            self._loop.poller.unregister(self._fd)
             self._interest = None
+            if not self._loop.rest(self._fd):
+                self.displaced()
 
     # Ending
 

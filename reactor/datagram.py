@@ -22,19 +22,20 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from reactor.addresses import SocketAddress, address_text, is_sendable
 from reactor.buffers import as_view
-from reactor.errors import TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.errors import DISPLACED, TRY_AGAIN, Aborted, FlushTimeout, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
 from reactor.protocol import DatagramProtocol
-from reactor.system import DatagramSocket
+from reactor.syscalls import NO_SIGNAL
+from reactor.system import DatagramSocket, Socket
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class Datagram:
             return
         protocol = factory()
         # Before anything is told: a protocol that was told of an endpoint is owed its end as well.
-        self._loop.poller.register(self._fd, READ)
+        self._loop.watch(self._fd, READ)
         self._interest = READ
         self._protocol = protocol
         protocol.connection_made(self)
@@ -178,11 +179,14 @@ class Datagram:
         before: int | None = None
         for _ in range(2 if self._connected and self._inet else 1):
             try:
-                sent = self._socket.send(data) if self._connected else self._socket.sendto(data, addr)
+                if self._connected:
+                    sent = self._socket.send(data, NO_SIGNAL)
+                else:
+                    sent = self._socket.sendto(data, NO_SIGNAL, addr)
             except OSError as exc:
                 if exc.errno in TRY_AGAIN:
                     return False
-                if exc.errno == errno.EBADF:
+                if exc.errno in DISPLACED:
                     # Not at once: who sends is in the middle of its own work.
                     self._loop.post(self, self.displaced)
                     return False
@@ -292,7 +296,7 @@ class Datagram:
             except OSError as exc:
                 if exc.errno in TRY_AGAIN:
                     return
-                if exc.errno == errno.EBADF:
+                if exc.errno in DISPLACED:
                     self.displaced()
                     return
                 self._tell(exc)
@@ -412,6 +416,12 @@ class Datagram:
         """The loop closes."""
         self._end(Aborted(f"the reactor was closed, and {self!r} with it"))
 
+    def forked(self) -> Sequence[Socket]:
+        """This is a forked child, and the endpoint its parent's."""
+        self._interest = None
+        self._gathered = False  # a send must ask the loop, which refuses
+        return (self._socket,)
+
     def displaced(self) -> None:
         """The descriptor was closed behind the reactor's back."""
         self._displaced = True
@@ -438,13 +448,14 @@ class Datagram:
             self._flush_watch.cancel()
         registered, self._interest = self._interest is not None, None
         self._loop.doom(self)
-        self._loop.dismiss(self._fd, registered)
+        if not self._loop.dismiss(self._fd, registered):
+            # Somebody else closed it, so from here on nothing is asked of the number, which may be another's by now.
+            self._displaced = True
+            self._loop.system.forget(self._socket)
 
     def bury(self) -> None:
         """Releases the descriptor, and tells the protocol. Called by the loop, once."""
-        if self._displaced:
-            self._loop.system.forget(self._socket)
-        else:
+        if not self._displaced:
             self._loop.system.close_listening(self._socket)
         self._ended_by = self._ended_by or "connection_lost()"
         self._loop.totals.datagrams_unsent += self._unsent

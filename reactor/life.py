@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,7 +25,16 @@ from reactor import lifecycle
 from reactor.addresses import SocketAddress, address_text
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
-from reactor.errors import Aborted, FlushTimeout, HandshakeTimeout, IdleTimeout, Misuse, Unacknowledged, Unsent
+from reactor.errors import (
+    DISPLACED,
+    Aborted,
+    FlushTimeout,
+    HandshakeTimeout,
+    IdleTimeout,
+    Misuse,
+    Unacknowledged,
+    Unsent,
+)
 from reactor.lifecycle import CLOSED, LAST, LINGER, STARTING, Event, Input, Output, State
 from reactor.loop import Loop
 from reactor.options import Deadlines, Options, Watermarks
@@ -105,7 +114,8 @@ class Life:
     _since: float  # this state began
     _stages: tuple[tuple[str, float], ...]
     _watch: TimerHandle | None  # the next moment at which a deadline could have passed
-    _last_look: tuple[int | None, float] | None  # once buried: what was outstanding then, and when that was
+    # Once buried: what was outstanding then, when that was, and whether our FIN left after that.
+    _last_look: tuple[int | None, float, bool] | None
 
     def __init__(
         self,
@@ -230,7 +240,7 @@ class Life:
             return
         try:
             if self._interest is None:
-                self._loop.poller.register(self._fd, wanted)
+                self._loop.watch(self._fd, wanted)
             else:
                 self._loop.poller.modify(self._fd, wanted)
             self._interest = wanted
@@ -258,6 +268,13 @@ class Life:
         return self._writing_paused
 
     # Failures
+
+    def forked(self) -> Sequence[Socket]:
+        """This is a forked child, and the connection its parent's."""
+        self.on_readable = ignore
+        self._interest = None
+        self._gathered = self._bursting = False  # a write must ask the loop, which refuses
+        return (self._socket,)
 
     def displaced(self) -> None:
         """The descriptor was closed behind the reactor's back (R14)."""
@@ -311,7 +328,7 @@ class Life:
 
     def _send_failed(self, exc: OSError) -> None:
         """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
-        if exc.errno == errno.EBADF:
+        if exc.errno in DISPLACED:
             self.displaced()
         elif self._state is LAST and self._secure is not None and self._secure.is_only_ending(self._queue):
             # The peer has ended, and need not wait for our close_notify (RFC 8446, 6.1). Has it all else?
@@ -379,7 +396,10 @@ class Life:
         loop, registered = self._loop, self._interest is not None
         self._interest = None
         loop.doom(self)
-        loop.dismiss(self._fd, registered)
+        if not loop.dismiss(self._fd, registered):
+            # Somebody else closed it, so from here on nothing is asked of the number, which may be another's by now.
+            self._displaced = True
+            loop.system.forget(self._socket)
 
     def bury(self) -> None:
         """Looks at the socket for the last time, releases it, and tells the protocol. Called by the loop, once.
@@ -406,7 +426,7 @@ class Life:
             if hidden is not None:
                 self._because(hidden)
                 self._how = "failed"
-        self._last_look = (outstanding, loop.now)
+        self._last_look = (outstanding, loop.now, False)
         loop.totals.add(
             in_order=self._reason is None,
             received=self._received,
@@ -419,14 +439,16 @@ class Life:
     def _release(self) -> None:
         system = self._loop.system
         if self._displaced:
-            system.forget(self._socket)
-        elif self._how == "reset":
+            return
+        if self._how == "reset":
             self._record("our reset")
             system.reset(self._socket)
-        else:
-            if self._observer is not None and self._how == "in order" and not self._fin_sent:
-                self._record("our FIN")
+        elif self._fin_sent:
             system.close(self._socket)
+        elif system.finish(self._socket) and self._how == "in order":
+            assert self._last_look is not None
+            self._last_look = (*self._last_look[:2], True)
+            self._record("our FIN")
 
     def _tell_the_end(self) -> None:
         if self._observer is not None:
@@ -527,9 +549,9 @@ class Life:
     def report(self) -> Report:
         """What became of the bytes: as it stands, or, once buried, as it ended."""
         if self._last_look is None:
-            outstanding, now = self._loop.system.outstanding(self._socket), self._loop.now
+            outstanding, now, late_fin = self._loop.system.outstanding(self._socket), self._loop.now, False
         else:
-            outstanding, now = self._last_look
+            outstanding, now, late_fin = self._last_look
         acknowledged = self._count_acknowledged(outstanding)
         how = self._how or str(self._state)
         return Report(
@@ -542,8 +564,7 @@ class Life:
             unsent=self._unsent + self._queue.size,
             received=self._received,
             discarded=self._discarded,
-            # At an end in order that follows the peer's, our FIN leaves with the descriptor.
-            fin_sent=self._fin_sent or how == "in order",
+            fin_sent=self._fin_sent or late_fin,
             fin_acknowledged=(outstanding == 0 if outstanding is not None else None) if self._fin_sent else None,
             stages=(*self._stages, (self._state.name, now - self._since)),
         )

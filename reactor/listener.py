@@ -11,7 +11,7 @@ Closing a listening socket resets whoever is still in its queue (K15); so `close
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,9 @@ class Door:
 
     def bury(self) -> None:
         self.listener.release(self)
+
+    def forked(self) -> Sequence[Socket]:
+        return (self.sock,)
 
     def __repr__(self) -> str:
         return f"<Door of {self.listener!r}>"
@@ -246,17 +249,18 @@ class Listener:
         for door in tuple(self._doors):
             if not door.registered:
                 try:
-                    self._loop.poller.register(door.fd, READ)
+                    self._loop.watch(door.fd, READ)
                 except OSError:
                     self.lose(door)  # nobody can be served there any more
                     raise
                 door.registered = True
 
     def _rest(self) -> None:
-        for door in self._doors:
+        for door in tuple(self._doors):
             if door.registered:
-                self._loop.poller.unregister(door.fd)
                 door.registered = False
+                if not self._loop.rest(door.fd):
+                    door.displaced()
 
     # The end
 
@@ -275,7 +279,8 @@ class Listener:
         """Takes one socket out of service."""
         self._doors.remove(door)
         door.open = False
-        self._loop.dismiss(door.fd, door.registered)
+        if not self._loop.dismiss(door.fd, door.registered):
+            door.displaced_by_somebody = True
         door.registered = False
         self._loop.doom(door)
         if not self._doors:
@@ -286,7 +291,7 @@ class Listener:
         if door.displaced_by_somebody:
             self._loop.system.forget(door.sock)
         else:
-            self._loop.system.close_listening(door.sock)
+            self._loop.system.stop_listening(door.sock)
 
     def abandon(self) -> None:
         """The loop closes."""

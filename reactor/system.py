@@ -1,6 +1,6 @@
-"""Everything the reactor asks of the operating system is asked here (or in `pollers` and `service`), and nowhere else.
+"""Everything the reactor asks of the operating system is asked here, or in `syscalls`, `pollers` and `service`.
 
-Outside of the three no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
+Outside of these no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
 system with the same methods runs the same loop and connections.
 
 What platforms do differently is decided here, once: what the kernel tells of acknowledged bytes, how a connection is
@@ -20,9 +20,10 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, TypeVar
 
 try:
     # Here, and not where it is used: in a famine of descriptors nothing more can be imported.
@@ -31,13 +32,16 @@ except ImportError:  # pragma: no cover (Windows)
     fcntl = None  # type: ignore[assignment]
 
 from reactor import options as opt
-from reactor import pollers, service
+from reactor import pollers, service, syscalls
 from reactor.addresses import Address, SocketAddress, check_port
 from reactor.buffers import FileRange
 from reactor.errors import WAIT, FileUnusable, named
+from reactor.syscalls import NO_SIGNAL, no_broken_pipe_signal
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+
+T = TypeVar("T")
 
 _LINUX = sys.platform == "linux"
 # sockios.h: bytes in the send queue that the peer's TCP has not acknowledged, our FIN counted as one.
@@ -71,8 +75,8 @@ class Socket(Protocol):
     def family(self) -> int: ...
     def fileno(self) -> int: ...
     def recv(self, bufsize: int, /) -> bytes: ...
-    def send(self, data: Any, /) -> int: ...
-    def sendmsg(self, buffers: Iterable[Any], /) -> int: ...
+    def send(self, data: Any, flags: int, /) -> int: ...
+    def sendmsg(self, buffers: Iterable[Any], ancillary: tuple[()], flags: int, /) -> int: ...
     def getsockname(self) -> SocketAddress: ...
     def getpeername(self) -> SocketAddress: ...
     def close(self) -> None: ...
@@ -82,7 +86,7 @@ class DatagramSocket(Socket, Protocol):
     """What is asked of a datagram socket, besides. One call, one datagram."""
 
     def recvfrom(self, bufsize: int, /) -> tuple[bytes, SocketAddress]: ...
-    def sendto(self, data: Any, address: SocketAddress, /) -> int: ...
+    def sendto(self, data: Any, flags: int, address: SocketAddress, /) -> int: ...
 
 
 class _Listening4(socket.socket):
@@ -107,14 +111,38 @@ def _free_a_large_block() -> None:
     bytearray(1 << 20)
 
 
+class ForkWatcher(Protocol):
+    """What has to know that it is in a forked child now."""
+
+    def forked(self) -> None:
+        """Called in the child, before anything else happens there."""
+
+
+_fork_watchers: weakref.WeakSet[ForkWatcher] = weakref.WeakSet()
+
+
+def _forked() -> None:
+    for watcher in tuple(_fork_watchers):
+        watcher.forked()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 class System:
     """The machine's own kernel."""
+
+    # What all reactors of a process share, by its kind.
+    _shared: ClassVar[dict[type, Any]] = {}
 
     def __init__(self) -> None:
         _free_a_large_block()
         self._executor: Executor | None = None
         # Path -> (device, inode) of the socket files made here.
         self._socket_files: dict[str, tuple[int, int]] = {}
+        # Listening sockets that were made elsewhere: other processes may listen with them as well.
+        self._given: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     # Time, pollers, wake-ups
 
@@ -132,6 +160,36 @@ class System:
         for end in ends:
             end.setblocking(False)
         return ends
+
+    # Processes
+
+    def shared(self, kind: Callable[[System], T]) -> T:
+        """The one thing of this kind in the process."""
+        found = self._shared.get(kind)  # type: ignore[call-overload]
+        if found is None:
+            found = self._shared[kind] = kind(self)  # type: ignore[index]
+        return found  # type: ignore[no-any-return]
+
+    def process(self) -> int:
+        """This process's number."""
+        return os.getpid()
+
+    def watch_forks(self, watcher: ForkWatcher) -> None:
+        """Calls `watcher.forked()` in every child that is forked from now on, as long as `watcher` lives."""
+        _fork_watchers.add(watcher)
+
+    def close_copy(self, sock: Socket, identity: object) -> None:
+        """In a forked child: closes the child's copy of the descriptor, unless its number is another file's by now.
+
+        Nothing is sent, no file is removed: the socket is the parent's.
+        """
+        fd = sock.detach()  # type: ignore[attr-defined]
+        if fd >= 0 and identity is not None and self.identity(fd) == identity:
+            os.close(fd)
+
+    def identity(self, fd: int) -> object:
+        """What file the number means: equal as long as it is the same. None: none."""
+        return syscalls.identity(fd)
 
     # Listening
 
@@ -227,7 +285,20 @@ class System:
             self._set_options(sock, options.sockets)
         except OSError as exc:
             raise named(exc, f"cannot listen on {sock!r}") from exc
+        self._given.add(sock)
         return [sock]
+
+    def stop_listening(self, sock: Socket) -> None:
+        """Closes a listener's socket. Nobody listens there any more, also where a forked child has a copy of it.
+
+        Else callers would wait in a queue that nobody asks. A given socket is only closed here: others may share it.
+        """
+        if sock not in self._given:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            except OSError:
+                pass  # closing it says the rest
+        self.close_listening(sock)
 
     def close_listening(self, sock: Socket) -> None:
         """Closes what was bound (a datagram socket, too); removes the socket file if it is still the one made here."""
@@ -446,12 +517,32 @@ class System:
         return _TCP_STATES[info[0]] if info[0] < len(_TCP_STATES) else "?"
 
     def reset(self, sock: Socket) -> None:
-        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end."""
+        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end.
+
+        The peer learns of it at once, also where a copy of the descriptor lives on in a forked child.
+        """
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
+            if sock.family == socket.AF_UNIX:
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            elif not syscalls.disconnect(sock.fileno()):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
         except OSError:
             pass  # already gone: close says no more than that
         self.close(sock)
+
+    def finish(self, sock: Socket) -> bool:
+        """Sends our FIN and closes; returns whether the FIN left. False: the connection is gone already.
+
+        The close alone would send it only where nobody has a copy of the descriptor (a forked child, a duplicate).
+        """
+        try:
+            self.shutdown_output(sock)
+        except OSError:
+            sent = False
+        else:
+            sent = True
+        self.close(sock)
+        return sent
 
     def close(self, sock: Socket) -> None:
         """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""
@@ -485,13 +576,16 @@ class System:
         The OSErrors of send(2); FileUnusable when there is less of the file than there was, or it cannot be read.
         """
         wanted = min(part.size, limit_bytes)
+        # sendfile(2) writes to a file as well: to somebody else's, if somebody closed our descriptor.
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # type: ignore[attr-defined]
         try:
-            sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
+            with no_broken_pipe_signal():
+                sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
         except OSError as exc:
             if exc.errno in WAIT or exc.errno == errno.EPIPE:
                 raise
             # A file system that cannot, a failing disk, or the socket's own error: this way tells which.
-            return sock.send(self.read_file(part, wanted))
+            return sock.send(self.read_file(part, wanted), NO_SIGNAL)
         if not sent:
             raise _shrunk(part)
         return sent
@@ -522,24 +616,46 @@ class System:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
 
+    def in_main_thread(self) -> bool:
+        """Whether this is the thread in which signals can be handled."""
+        return threading.current_thread() is threading.main_thread()
+
     def wake_on_signals(self, fd: int) -> int:
-        """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before."""
-        if threading.current_thread() is not threading.main_thread():
-            raise ValueError("signals can be handled only in the main thread")
+        """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before.
+
+        Main thread only. A descriptor that cannot be written to is none.
+        """
         try:
             return signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-        except (OSError, ValueError):  # who had it before has closed it meanwhile
+        except (OSError, ValueError):  # closed, or something else, by now
             return signal.set_wakeup_fd(-1)
 
-    def catch_signal(self, number: int) -> Any:
-        """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""
-        before = signal.signal(number, _only_wake)
+    def pass_signal_on(self, fd: int, number: int) -> None:
+        """Does for another's wake-up descriptor what the interpreter does: writes the number, or drops it when full."""
+        with no_broken_pipe_signal():
+            try:
+                os.write(fd, bytes((number,)))
+            except OSError:
+                pass
+
+    def catch_signal(self, number: int, handler: Callable[[int, Any], None]) -> Any:
+        """Calls `handler` for the signal from now on. Returns what handled it before, for `restore_signal`."""
+        before = signal.signal(number, handler)
         # Without this a system call of another library would fail with EINTR.
         signal.siginterrupt(number, False)
         return before
 
-    def restore_signal(self, number: int, handler: Any) -> None:
-        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    def catches_signal(self, number: int, handler: Callable[[int, Any], None]) -> bool:
+        """Whether it is still that handler which is called."""
+        return signal.getsignal(number) == handler
+
+    def restore_signal(self, number: int, before: Any) -> None:
+        """Handles the signal as before."""
+        signal.signal(number, before if before is not None else signal.SIG_DFL)
+
+    def raise_signal(self, number: int) -> None:
+        """Sends it to this process."""
+        signal.raise_signal(number)
 
     def stop_signals(self) -> tuple[int, ...]:
         """The signals that ask a server to end."""
@@ -549,10 +665,6 @@ class System:
 
     service_manager = staticmethod(service.service_manager)
     listen_fds = staticmethod(service.listen_fds)
-
-
-def _only_wake(number: int, frame: object) -> None:
-    """The interpreter has written the number to the wake-up descriptor; the loop does the rest."""
 
 
 def _shrunk(part: FileRange) -> FileUnusable:

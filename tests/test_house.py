@@ -34,6 +34,7 @@ ROOMS = [
     "timers",
     "racing",
     # seam
+    "syscalls",
     "pollers",
     "service",
     "system",
@@ -54,7 +55,7 @@ ROOMS = [
     "reactor",
     "embedding",
 ]
-SEAM = {"pollers", "service", "system"}
+SEAM = {"syscalls", "pollers", "service", "system"}
 OPERATING_SYSTEM = {
     "socket",
     "selectors",

@@ -184,7 +184,7 @@ class StreamSocket(SimulatedSocket):
         """It never had a program: the queue it was in is closed."""
         raise NotImplementedError
 
-    def send(self, data: Any) -> int:
+    def send(self, data: Any, flags: int = 0) -> int:
         self.check("send")
         self.check_send()
         view = memoryview(data)
@@ -197,7 +197,7 @@ class StreamSocket(SimulatedSocket):
         self.kernel.pump()
         return count
 
-    def sendmsg(self, buffers: Iterable[Any]) -> int:
+    def sendmsg(self, buffers: Iterable[Any], ancillary: tuple[()] = (), flags: int = 0) -> int:
         return self.send(b"".join(buffers))
 
     def recv(self, bufsize: int) -> bytes:

@@ -67,7 +67,7 @@ class World:
 
 def test_nothing_is_left_to_the_machine():
     """Every question of the seam is answered by the simulation, but for those that ask nobody, or for a real file."""
-    asks_nobody = {"finish_connect", "is_tcp", "unix_address", "file_range", "read_file"}
+    asks_nobody = {"finish_connect", "is_tcp", "unix_address", "file_range", "read_file", "shared"}
     questions = {name for name, value in vars(System).items() if callable(value) and not name.startswith("_")}
     assert questions - set(vars(SimulatedSystem)) == asks_nobody
 
