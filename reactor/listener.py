@@ -267,7 +267,11 @@ class Listener:
     def _close(self) -> None:
         """Lets in whoever waits, then leaves. In a famine that takes until there are descriptors again."""
         self._stop_retrying()
+        self._rest()
         for door in tuple(self._doors):
+            if not self._loop.is_still_ours(door.fd):
+                door.displaced()
+                continue
             # No more than a full queue: who comes while we accept may meet a reset, as with any listener that ends.
             self._accept_up_to(door, self._options.limits.backlog + 1)
             if self._retry is not None:

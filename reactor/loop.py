@@ -390,7 +390,7 @@ class Loop:
 
     def watch(self, fd: int, interest: int) -> None:
         """Registers an end's descriptor. OSError, also when the number means another file than when it was admitted."""
-        if self._unwatched[fd] != self.system.identity(fd):
+        if not self.is_still_ours(fd):
             raise OSError(errno.EBADF, f"descriptor {fd} of {self.ends[fd]!r} was closed by somebody else")
         self.poller.register(fd, interest)
         del self._unwatched[fd]
@@ -403,6 +403,11 @@ class Loop:
         self._unwatched[fd] = self.system.identity(fd)
         return True
 
+    def is_still_ours(self, fd: int) -> bool:
+        """Whether the number of an end that no poller watches still means what it meant."""
+        known = self._unwatched[fd]
+        return known is not None and known == self.system.identity(fd)
+
     def dismiss(self, fd: int, registered: bool) -> bool:
         """Forgets the end of this descriptor, also for the rest of this batch.
 
@@ -411,8 +416,9 @@ class Loop:
         del self.ends[fd]
         if registered:
             return self.poller.unregister(fd)
-        known = self._unwatched.pop(fd)
-        return known is not None and known == self.system.identity(fd)
+        ours = self.is_still_ours(fd)
+        del self._unwatched[fd]
+        return ours
 
     def doom(self, end: Mortal) -> None:
         """`end.bury()` is called at the end of the turn."""

@@ -274,6 +274,8 @@ if hasattr(select, "epoll"):
             # The same for every epoll, and for no socket or file on a disk.
             self._kind = identity(self._epoll.fileno())
             self._interest: dict[int, int] = {}
+            # One of those, and what file it is: an epoll with our number that does not know it is not ours.
+            self._witness: tuple[int, object] = (-1, None)
             # One was found that was closed behind our back: the kernel may know it still.
             self._haunted = False
             # Whoever waits for `fileno()` waits for this one: it stays, and is readable when the other is.
@@ -282,6 +284,8 @@ if hasattr(select, "epoll"):
         def register(self, fd: int, interest: int) -> None:
             self._epoll.register(fd, interest)
             self._interest[fd] = interest
+            if self._witness[0] not in self._interest:
+                self._witness = (fd, identity(fd))
 
         def modify(self, fd: int, interest: int) -> None:
             try:
@@ -343,20 +347,24 @@ if hasattr(select, "epoll"):
             return self._outer.fileno()
 
         def close(self) -> None:
-            there = [(fd, interest) for fd, interest in self._interest.items() if identity(fd) is not None]
-            if there and not any(self._knows(fd, interest) for fd, interest in there):
-                _taken_from_us.append(self)  # not even an epoll, or another's: ours would know those
+            fd, file = self._witness
+            if fd in self._interest and identity(fd) == file and not self._knows(fd, self._interest[fd]):
+                _taken_from_us.append(self._epoll)
+                self._close(self._outer)
             else:
                 self.close_copy()
 
         def close_copy(self) -> None:
-            for epoll in (self._epoll, self._outer):
-                if epoll is None:
-                    continue
-                if identity(epoll.fileno()) == self._kind:
-                    epoll.close()
-                else:
-                    _taken_from_us.append(epoll)
+            self._close(self._epoll)
+            self._close(self._outer)
+
+        def _close(self, epoll: select.epoll | None) -> None:
+            if epoll is None:
+                return
+            if identity(epoll.fileno()) == self._kind:
+                epoll.close()
+            else:
+                _taken_from_us.append(epoll)
 
     # What somebody else closed. It is kept, because to drop it closes the number, which is another's by now.
     _taken_from_us: list[object] = []

@@ -36,6 +36,12 @@ def identity(fd: int) -> object:
     return found.st_dev, found.st_ino
 
 
+def close_if(file: object, fd: int) -> None:
+    """Closes a descriptor if it means that file: somebody else may have closed it, and have opened another there."""
+    if file is not None and identity(fd) == file:
+        os.close(fd)
+
+
 @contextmanager
 def no_broken_pipe_signal() -> Iterator[None]:
     """For the calls that write and take no flags: SIGPIPE is held back in this thread, and taken away if it came."""

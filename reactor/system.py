@@ -183,9 +183,7 @@ class System:
 
         Nothing is sent, no file is removed: the socket is the parent's.
         """
-        fd = sock.detach()  # type: ignore[attr-defined]
-        if fd >= 0 and identity is not None and self.identity(fd) == identity:
-            os.close(fd)
+        syscalls.close_if(identity, sock.detach())  # type: ignore[attr-defined]
 
     def identity(self, fd: int) -> object:
         """What file the number means: equal as long as it is the same. None: none."""
@@ -568,7 +566,9 @@ class System:
             count = max(0, found.st_size - offset)
         if offset + count > found.st_size:
             raise ValueError(f"{file!r} has {found.st_size} bytes, not {count} from {offset} on")
-        return FileRange(os.dup(file.fileno()), offset, count, os.close)
+        fd = os.dup(file.fileno())
+        identity = syscalls.identity(fd)
+        return FileRange(fd, offset, count, functools.partial(syscalls.close_if, identity), identity)
 
     def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
         """Lets the kernel take up to so much of it; returns how much it took.
@@ -578,6 +578,7 @@ class System:
         wanted = min(part.size, limit_bytes)
         # sendfile(2) writes to a file as well: to somebody else's, if somebody closed our descriptor.
         sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # type: ignore[attr-defined]
+        _check_is_there(part)
         try:
             with no_broken_pipe_signal():
                 sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
@@ -592,6 +593,7 @@ class System:
 
     def read_file(self, part: FileRange, limit_bytes: int) -> bytes:
         """The first bytes of it, at least one, into memory. FileUnusable, as above."""
+        _check_is_there(part)
         try:
             data = os.pread(part.fd, min(part.size, limit_bytes), part.offset)
         except OSError as exc:
@@ -665,6 +667,14 @@ class System:
 
     service_manager = staticmethod(service.service_manager)
     listen_fds = staticmethod(service.listen_fds)
+
+
+def _check_is_there(part: FileRange) -> None:
+    """Another file may have the number by now, if somebody closed our descriptor."""
+    if part.identity is not None and syscalls.identity(part.fd) != part.identity:
+        raise FileUnusable(
+            errno.EBADF, f"the descriptor {part.fd} of a file that was being sent was closed by somebody"
+        )
 
 
 def _shrunk(part: FileRange) -> FileUnusable:

@@ -563,8 +563,10 @@ class SimulatedSystem(System):
         return sock.state() if isinstance(sock, TcpSocket) and not sock.released else None
 
     def reset(self, sock: Socket) -> None:
-        if isinstance(sock, TcpSocket):
-            sock.reset_on_close = not (sock.fin_received and sock.fin_posted)
+        if isinstance(sock, TcpSocket) and not sock.released:
+            sock.disconnect()
+        elif isinstance(sock, UnixSocket) and not sock.released:
+            sock.shutdown()
         self.close(sock)
 
     def finish(self, sock: Socket) -> bool:

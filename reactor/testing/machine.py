@@ -58,6 +58,8 @@ class Scenario:
 
     name: str
     unix: bool = False
+    # Descriptors of our socket that others have, as after a fork.
+    copies: int = 0
     # What `eof_received` returns.
     keep_open: bool = False
     latency: float = 0.0
@@ -78,6 +80,8 @@ SCENARIOS = {
         Scenario(name="pair-slow", pair=True, latency=0.5),
         Scenario(name="unix", unix=True),
         Scenario(name="unix-keep-open", unix=True, keep_open=True),
+        Scenario(name="tcp-forked", copies=1),
+        Scenario(name="unix-forked", unix=True, copies=1),
     )
 }
 

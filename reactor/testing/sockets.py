@@ -156,7 +156,7 @@ class Listening(SimulatedSocket):
 class StreamSocket(SimulatedSocket):
     """One end of a connection."""
 
-    __slots__ = ("capacity", "fin_received", "inbox", "peer", "remote", "shut")
+    __slots__ = ("capacity", "copies", "fin_received", "inbox", "peer", "remote", "shut")
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any) -> None:
         super().__init__(kernel, family, local)
@@ -168,6 +168,23 @@ class StreamSocket(SimulatedSocket):
         # Our output was ended; the peer's end arrived, behind what is in the inbox.
         self.shut = False
         self.fin_received = False
+        # Descriptors of it that others have: duplicates, and those of forked children. The last one closes it.
+        self.copies = 0
+
+    def close(self) -> None:
+        """close(2): with copies elsewhere nothing but the descriptor goes, and the peer notices nothing."""
+        if self.release() and not self.copies:
+            self.end()
+
+    def close_a_copy(self) -> None:
+        """Somebody else closes his descriptor of it."""
+        self.copies -= 1
+        if self.released and not self.copies:
+            self.end()
+
+    def end(self) -> None:
+        """The last descriptor was closed."""
+        raise NotImplementedError
 
     def room(self) -> int:
         """How many bytes a send may take now."""
