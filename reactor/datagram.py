@@ -177,6 +177,7 @@ class Datagram:
     def _give(self, data: bytes | memoryview, addr: SocketAddress) -> bool:
         """Offers one datagram to the kernel; False when it must wait."""
         before: int | None = None
+        now = self._loop.now  # first: in a forked child the loop refuses
         for _ in range(2 if self._connected and self._inet else 1):
             try:
                 if self._connected:
@@ -197,7 +198,7 @@ class Datagram:
             else:
                 self._sent += 1
                 self._sent_bytes += sent
-                self._progress_at = self._loop.now
+                self._progress_at = now
                 return True
         self._refused += 1
         return True
@@ -236,8 +237,8 @@ class Datagram:
 
     def _gather(self) -> None:
         if not self._gathered:
-            self._gathered = True
             self._loop.gather(self)
+            self._gathered = True
 
     def flush(self) -> None:
         """Waits for what was queued in this turn, and tells a sender who is too fast. Called by the loop."""

@@ -250,9 +250,9 @@ class Life:
     def _gather(self) -> None:
         """`flush` is called before the loop sleeps."""
         if not self._gathered:
+            self._loop.gather(self)  # type: ignore[arg-type]
             self._gathered = True
             self._bursting = bool(self._queue.size) and self._ended_by is None and self._may_write()
-            self._loop.gather(self)  # type: ignore[arg-type]
 
     def _may_write(self) -> bool:
         """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
@@ -273,7 +273,8 @@ class Life:
         """This is a forked child, and the connection its parent's."""
         self.on_readable = ignore
         self._interest = None
-        self._gathered = self._bursting = False  # a write must ask the loop, which refuses
+        self._gathered = self._bursting = False
+        self._direct = True  # so that a write asks the loop, which refuses
         return (self._socket,)
 
     def displaced(self) -> None:

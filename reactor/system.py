@@ -121,13 +121,33 @@ class ForkWatcher(Protocol):
 _fork_watchers: weakref.WeakSet[ForkWatcher] = weakref.WeakSet()
 
 
+# The signals that handlers of ours are called for; and, while a thread forks, the mask that it had before.
+_caught: set[int] = set()
+_masks: dict[int, set[Any]] = {}
+
+
+def _before_fork() -> None:
+    # One that comes to the child before its handlers are as they should be would be lost: the interpreter forgets what
+    # is pending there.
+    if _caught:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _caught)
+
+
+def _after_fork() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forked() -> None:
     for watcher in tuple(_fork_watchers):
         watcher.forked()
+    _after_fork()
+    _masks.clear()  # of other threads, which are not here
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
 
 
 class System:
@@ -645,6 +665,7 @@ class System:
         before = signal.signal(number, handler)
         # Without this a system call of another library would fail with EINTR.
         signal.siginterrupt(number, False)
+        _caught.add(number)
         return before
 
     def catches_signal(self, number: int, handler: Callable[[int, Any], None]) -> bool:
@@ -654,6 +675,7 @@ class System:
     def restore_signal(self, number: int, before: Any) -> None:
         """Handles the signal as before."""
         signal.signal(number, before if before is not None else signal.SIG_DFL)
+        _caught.discard(number)
 
     def raise_signal(self, number: int) -> None:
         """Sends it to this process."""
