@@ -359,7 +359,7 @@ if hasattr(select, "epoll"):
             self._close(self._outer)
 
         def _close(self, epoll: select.epoll | None) -> None:
-            if epoll is None:
+            if epoll is None or epoll.closed:
                 return
             if identity(epoll.fileno()) == self._kind:
                 epoll.close()

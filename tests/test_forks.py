@@ -44,7 +44,8 @@ def run(program: str, poller: str = "", seconds: float = PATIENCE) -> str:
     """Runs a program in a process of its own, for pytest has threads; returns what it prints."""
     environment = os.environ | ({"REACTOR_POLLER": poller} if poller else {})
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(program)],
+        # A program with threads forks; whoever does so is warned, since Python 3.12.
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(PRELUDE) + textwrap.dedent(program)],
         env=environment,
         capture_output=True,
         text=True,
