@@ -654,11 +654,11 @@ class System:
 
     def pass_signal_on(self, fd: int, number: int) -> None:
         """Does for another's wake-up descriptor what the interpreter does: writes the number, or drops it when full."""
-        with no_broken_pipe_signal():
-            try:
+        try:
+            with no_broken_pipe_signal():
                 os.write(fd, bytes((number,)))
-            except OSError:
-                pass
+        except OSError:
+            pass
 
     def catch_signal(self, number: int, handler: Callable[[int, Any], None]) -> Any:
         """Calls `handler` for the signal from now on. Returns what handled it before, for `restore_signal`."""

@@ -72,6 +72,43 @@ def test_nothing_is_left_to_the_machine():
     assert questions - set(vars(SimulatedSystem)) == asks_nobody
 
 
+# Several events for one number
+
+
+def test_an_event_of_a_batch_is_not_given_to_who_has_the_number_next():
+    """Two ends are ready; the call for the first closes the second, and a new, quiet one gets its number."""
+    for first_ready in (0, 1):
+        system = SimulatedSystem()
+        with Reactor(system=system) as reactor:
+            pairs = [system.stream_pair() for _ in range(2)]
+            called, replaced = [], []
+
+            def replace(me, other, pairs=pairs, reactor=reactor, system=system, called=called, replaced=replaced):
+                pairs[me][0].recv(1)
+                if replaced:
+                    return
+                reactor.remove_reader(pairs[other][0])
+                number = pairs[other][0].fileno()
+                pairs[other][0].close()
+                new, peer = system.stream_pair()
+                assert number in (new.fileno(), peer.fileno())
+                quiet = new if new.fileno() == number else peer
+                replaced.append(quiet)
+                reactor.add_reader(quiet, called.append, quiet)
+
+            for me in (0, 1):
+                reactor.add_reader(pairs[me][0], replace, me, 1 - me)
+            for place in (first_ready, 1 - first_ready):
+                pairs[place][1].send(b"x")
+            reactor.run_once(0)
+            assert len(replaced) == 1
+            assert called == []
+            replaced[0].peer.send(b"y")
+            reactor.run_once(0)
+            assert called == replaced
+            system.descriptors.clear()
+
+
 # Time
 
 
