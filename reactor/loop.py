@@ -138,7 +138,7 @@ class Loop:
         self._closed = False
         # What each descriptor means that is an end's, and that no poller watches now.
         self._unwatched: dict[int, object] = {}
-        # What this turn serves, and (once it was needed) the numbers in it.
+        # What the last poll told, and (once it was needed) the numbers in it.
         self._batch: list[tuple[int, int]] = []
         self._batch_numbers: frozenset[int] | None = None
         self.waker = Waker(self.system)
@@ -172,20 +172,15 @@ class Loop:
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"run_once() waits for zero or more seconds, not {timeout!r}")
         self._check_can_turn("run_once()")
-        if timeout == 0:
-            self._take_one_turn(timeout)
-            return
-        self._begin_waiting()
-        try:
-            self._take_one_turn(timeout)
-        finally:
-            self._end_waiting()
-
-    def _take_one_turn(self, timeout: float | None) -> None:
+        waits = timeout != 0
+        if waits:
+            self._begin_waiting()
         try:
             self._turn(timeout)
         finally:
             self._stopping = False  # there is no run() for it to stop
+            if waits:
+                self._end_waiting()
 
     def _begin_waiting(self) -> None:
         """From now on the loop waits by itself: nobody else is there whom a signal could wake."""
@@ -243,7 +238,6 @@ class Loop:
                     end.on_events(events)
             except Exception as exc:
                 end.callback_failed(exc)
-        self._batch = []
 
     def _fire_timers(self) -> None:
         # No more than there are now: one that sets itself anew for the past has its turn in the next.
@@ -381,8 +375,6 @@ class Loop:
         What is ready is told again: pollers are level-triggered.
         """
         batch = self._batch
-        if not batch:
-            return
         if self._batch_numbers is None:
             self._batch_numbers = frozenset(number for number, _ in batch)
         if fd in self._batch_numbers:

@@ -13,7 +13,17 @@ import time
 import attrs
 import pytest
 
-from reactor import Deadlines, FlushTimeout, Misuse, Options, Protocol, Reactor, ReactorClosed, Sockets
+from reactor import (
+    DatagramProtocol,
+    Deadlines,
+    FlushTimeout,
+    Misuse,
+    Options,
+    Protocol,
+    Reactor,
+    ReactorClosed,
+    Sockets,
+)
 from reactor.pollers import POLLERS
 from reactor.testing import SimulatedSystem
 from tests.closing.support import Clock
@@ -697,3 +707,55 @@ def test_a_slow_call_is_named_even_if_it_cannot_name_itself(reactor):
     words = [call.what for turn in turns for call in turn.slow]
     assert "<Handle>" in words
     assert max(map(len, words)) <= 300
+
+
+# In a forked child (tests/test_forks.py forks; here the loop is only told)
+
+
+def test_a_loop_that_is_a_childs_copy_refuses_everything_and_closes_its_copies_only(poller, tmp_path):
+    """Whatever it was doing: one end was served, one has ended and is not buried, one rests, one was never watched."""
+    reactor = Reactor(poller=poller)
+    server = Server(reactor, Recorder, "unix", str(tmp_path / "socket"))
+    peer, protocol = server.connected()
+    ours, theirs = socket.socketpair()
+    with peer, ours, theirs:
+        endpoint = reactor.datagram(DatagramProtocol, ("127.0.0.1", 0))
+        reactor.add_reader(ours, print)
+        reactor.connect(Recorder, sock=theirs.dup())
+        other = server.peer()
+        reactor.run_once(0)
+        with other:
+            reactor.connections[-1].abort()
+            number = protocol.connection.get_extra_info("socket").fileno()
+            copy = os.dup(number)
+            reactor.forked()
+            reactor.forked()
+            assert reactor.is_inherited()
+            assert "another process" in repr(reactor)
+            for call in (reactor.run, reactor.stop, protocol.connection.close, endpoint.abort, server.listener.close):
+                with pytest.raises(Misuse, match="make a Reactor here"):
+                    call()
+            with pytest.raises(Misuse):
+                protocol.connection.write(b"hello")
+            reactor.close()
+            reactor.close()
+            with pytest.raises(OSError):
+                os.fstat(number)
+            os.close(copy)
+            assert (tmp_path / "socket").exists()
+    assert protocol.calls == ["connection_made"]
+
+
+def test_a_loop_has_no_other_attributes_than_its_own(reactor):
+    """AttributeError names what is not there."""
+    with pytest.raises(AttributeError, match="'Reactor' object has no attribute 'lisen'"):
+        reactor.lisen  # noqa: B018
+
+
+def test_a_closed_loop_is_closed_in_a_child_as_well(poller):
+    """There is nothing to inherit."""
+    reactor = Reactor(poller=poller)
+    reactor.close()
+    reactor.forked()
+    with pytest.raises(ReactorClosed):
+        reactor.run()
