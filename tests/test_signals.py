@@ -337,3 +337,42 @@ drains()
 def test_asyncio_may_have_signals_before_beside_and_after_us(program):
     """Neither takes the other's away, whoever begins and ends first."""
     run(textwrap.dedent(ASYNCIO) + program)
+
+
+@pytest.mark.parametrize("asyncio_first", [False, True])
+def test_a_guest_of_asyncio_has_its_signals_and_asyncio_its_own(asyncio_first):
+    """Whoever asked first. Neither needs the wake-up descriptor, or takes it from the other."""
+    run(
+        f"""
+        import asyncio
+        from reactor.embedding import Guest
+
+        async def main():
+            loop = asyncio.get_running_loop()
+            told = []
+
+            def watch(fd, callback):
+                loop.add_reader(fd, callback)
+                return lambda: loop.remove_reader(fd)
+
+            guest = Guest(reactor, watch, lambda seconds, callback: loop.call_later(seconds, callback).cancel)
+            ours = lambda: reactor.add_signal_handler(signal.SIGUSR1, told.append, "ours")
+            theirs = lambda: loop.add_signal_handler(signal.SIGUSR2, told.append, "theirs")
+            for ask in (theirs, ours) if {asyncio_first} else (ours, theirs):
+                ask()
+            for _ in range(3):
+                for number in (signal.SIGUSR1, signal.SIGUSR2):
+                    killer = threading.Timer(0.02, os.kill, (os.getpid(), number))
+                    killer.start()
+                    while len(told) % 2 == (number == signal.SIGUSR2):
+                        await asyncio.sleep(0.01)
+                    killer.join()
+            check(told == ["ours", "theirs"] * 3, told)
+            guest.leave()
+            loop.remove_signal_handler(signal.SIGUSR2)
+
+        with Reactor(poller="epoll") as reactor:
+            asyncio.run(main())
+        check(signal.set_wakeup_fd(-1) == -1, "a wake-up descriptor is left")
+        """
+    )
