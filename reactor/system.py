@@ -314,8 +314,11 @@ class System:
         if sock not in self._given:
             try:
                 sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+                while sock.family == socket.AF_UNIX:
+                    # Who waits in the queue of a TCP socket has been reset by that; here each must be let go.
+                    sock.accept()[0].close()  # type: ignore[attr-defined]
             except OSError:
-                pass  # closing it says the rest
+                pass  # there is nobody more, or it does not listen: closing it says the rest
         self.close_listening(sock)
 
     def close_listening(self, sock: Socket) -> None:

@@ -498,6 +498,21 @@ def test_a_closed_listener_lets_nobody_wait_although_there_is_a_copy(reactor, tr
         caller.connect(address)
 
 
+def test_who_waits_in_a_listeners_queue_learns_of_its_end_although_there_is_a_copy(poller, transport, tmp_path, copies):
+    """Closing the reactor accepts nobody more: whoever waits there reads a reset, or the end, and not nothing."""
+    reactor = Reactor(poller=poller)
+    server = Server(reactor, Recorder, transport, str(tmp_path / "socket"))
+    copies(server.listener._doors[0].fd)
+    with socket.socket(server.family) as caller:
+        caller.settimeout(PATIENCE)
+        caller.connect(server.address)
+        reactor.close()
+        try:
+            assert caller.recv(1) == b""
+        except ConnectionResetError:
+            pass
+
+
 def test_a_given_listening_socket_goes_on_for_those_who_share_it(reactor):
     """Workers that were forked share one: what closes it for one of them closes nothing for the others."""
     with socket.create_server(("127.0.0.1", 0)) as shared:

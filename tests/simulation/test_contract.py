@@ -398,7 +398,7 @@ def test_a_close_in_order_sends_on_what_was_accepted(tcp):
     assert tcp.drain(client) == (total, "EOF")
 
 
-# Copies of a descriptor: duplicates, and those that a fork makes (K20, K21)
+# Copies of a descriptor: duplicates, and those that a fork makes (K20)
 
 
 def test_a_close_says_nothing_while_there_is_a_copy(kernel):
