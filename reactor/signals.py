@@ -52,23 +52,34 @@ class Table:
 
     def take(self, number: int, by: Signals) -> None:
         """Raises what signal(2) has against it, and leaves nothing behind then."""
-        before = _OURS if self.has(number) else self._system.catch_signal(number, self._handler)
-        self._taken.setdefault(number, []).append(Taken(by, before))
+        ours = self.has(number)
+        # First, so that a signal which comes at once has an owner.
+        mine = Taken(by, _OURS)
+        self._taken.setdefault(number, []).append(mine)
+        if ours:
+            return
+        try:
+            mine.before = self._system.catch_signal(number, self._handler)
+        except BaseException:
+            self._forget(number, mine)
+            raise
 
     def give_back(self, number: int, by: Signals) -> None:
+        """To the one before it, or to what handled it before that."""
         taken = self._taken[number]
-        place = next(place for place, one in enumerate(taken) if one.by is by)
-        before = taken.pop(place).before
-        if not taken:
+        mine = next(one for one in taken if one.by is by)
+        if mine.before is not _OURS:
+            later = taken[taken.index(mine) + 1 :]
+            if later and later[0].before is _OURS:
+                later[0].before = mine.before  # it is needed when that one ends
+            elif not later and self._system.catches_signal(number, self._handler):
+                self._system.restore_signal(number, mine.before)
+        self._forget(number, mine)  # last, so that a signal which comes meanwhile has an owner
+
+    def _forget(self, number: int, taken: Taken) -> None:
+        self._taken[number].remove(taken)
+        if not self._taken[number]:
             del self._taken[number]
-        if before is _OURS:
-            return
-        if place < len(taken):
-            # It is still needed, by one that came later.
-            if taken[place].before is _OURS:
-                taken[place].before = before
-        elif self._system.catches_signal(number, self._handler):
-            self._system.restore_signal(number, before)
 
     def has(self, number: int) -> bool:
         """Whether the signal comes to a reactor."""
@@ -132,9 +143,9 @@ class Signals:
     def add(self, number: int, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Calls it in the loop when the signal arrives; replaces the call it had."""
         self._check_thread()
-        if number not in self._calls or not self._table.has(number):
-            if number in self._calls:
-                self.remove(number)  # somebody else has it now: from him it is taken
+        if number in self._calls and not self._table.has(number):
+            self.remove(number)  # somebody else has it now, and is the one whom it will be given back to
+        if number not in self._calls:
             self._table.take(number, self)
         self._calls[number] = (callback, args)
         self._loop.waker.on_signal = self._written
@@ -145,8 +156,8 @@ class Signals:
         if number not in self._calls:
             return False
         self._check_thread()
-        del self._calls[number]
         self._table.give_back(number, self)
+        del self._calls[number]
         if not self._calls:
             self._loop.waker.on_signal = None
             self._give_descriptor_back()

@@ -72,6 +72,47 @@ def test_nothing_is_left_to_the_machine():
     assert questions - set(vars(SimulatedSystem)) == asks_nobody
 
 
+# Signals
+
+
+class Eager(SimulatedSystem):
+    """A signal arrives at once when it is caught, and once more just before it is given back."""
+
+    def catch_signal(self, number, handler):
+        before = super().catch_signal(number, handler)
+        self.send_signal(number)
+        return before
+
+    def restore_signal(self, number, before):
+        self.send_signal(number)
+        super().restore_signal(number, before)
+
+
+def test_a_signal_that_comes_while_it_is_taken_or_given_back_has_an_owner():
+    """The first is served; the second goes to the reactor that had it before, or is taken back with the handler."""
+    system = Eager()
+    told = []
+    with Reactor(system=system) as reactor:
+        reactor.add_signal_handler(signal.SIGTERM, told.append, "term")
+        reactor.run_once(0)
+        assert told == ["term"]
+        assert reactor.remove_signal_handler(signal.SIGTERM)
+        reactor.run_once(0)
+        assert told == ["term"]
+
+
+def test_a_full_waker_loses_no_signal():
+    """The number need not be written anywhere."""
+    system = SimulatedSystem()
+    told = []
+    with Reactor(system=system) as reactor:
+        reactor.add_signal_handler(signal.SIGTERM, told.append, "term")
+        reactor.waker._theirs.capacity = 0
+        system.send_signal(signal.SIGTERM)
+        reactor.run_once(0)
+        assert told == ["term"]
+
+
 # Several events for one number
 
 
