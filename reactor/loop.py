@@ -94,7 +94,14 @@ class Inherited:
     poller: pollers.Poller
     # With what each meant at the fork: the child may close all of them, and open its own.
     sockets: tuple[tuple[Socket, object], ...]
-    refusal: str
+    parent: int
+
+    def refuse(self) -> Misuse:
+        """What every use of the loop raises."""
+        return Misuse(
+            f"refused: this reactor belongs to process {self.parent}, and this is process {self.system.process()}, "
+            "which was forked from it: make a Reactor here (close() closes the copies of the descriptors)"
+        )
 
     def close(self) -> None:
         """Closes the child's copies. The parent, and its peers, notice nothing."""
@@ -500,8 +507,7 @@ class Loop:
             system=system,
             poller=self.poller,
             sockets=tuple((sock, system.identity(sock.fileno())) for sock in sockets),
-            refusal=f"refused: this reactor belongs to process {self._process}, and this is its child, process "
-            f"{system.process()}: make a Reactor here (close() closes the child's copies of the descriptors)",
+            parent=self._process,
         )
         vars(self).clear()  # so that every use of it from now on ends in `__getattr__`
         self._inherited = inherited
@@ -510,7 +516,7 @@ class Loop:
 
         def __getattr__(self, name: str) -> Any:
             if self._inherited is not None:
-                raise Misuse(self._inherited.refusal)
+                raise self._inherited.refuse()
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
 
     def __repr__(self) -> str:

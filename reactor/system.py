@@ -140,10 +140,12 @@ def _after_fork() -> None:
 
 
 def _forked() -> None:
-    for watcher in tuple(_fork_watchers):
-        watcher.forked()
-    _after_fork()
-    _masks.clear()  # of other threads, which are not here
+    try:
+        for watcher in tuple(_fork_watchers):
+            watcher.forked()
+    finally:
+        _after_fork()
+        _masks.clear()  # of other threads, which are not here
 
 
 if hasattr(os, "register_at_fork"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import signal
 import time
 
 import pytest
