@@ -20,7 +20,7 @@ import selectors
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import attrs
 
@@ -110,6 +110,11 @@ class Inherited:
         self.poller.close_copy()
 
 
+def _refuse(loop: Loop, name: str) -> NoReturn:
+    assert loop._inherited is not None
+    raise loop._inherited.refuse()
+
+
 class Loop:
     """The turn, and what is asked of it from inside. `Reactor` adds what is asked of it from outside.
 
@@ -117,7 +122,7 @@ class Loop:
     and the sockets. In the child every use is Misuse, except `close()`, which closes its copies of the descriptors.
     """
 
-    # In a forked child only. Then nothing else is left in the object, so every use of it ends in `__getattr__`.
+    # In a forked child only. Then nothing else is left in the object.
     _inherited: Inherited | None = None
 
     def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
@@ -509,15 +514,12 @@ class Loop:
             sockets=tuple((sock, system.identity(sock.fileno())) for sock in sockets),
             parent=self._process,
         )
-        vars(self).clear()  # so that every use of it from now on ends in `__getattr__`
+        # Every use of it from now on asks for something that is not there. A class with `__getattr__` is slow, so it is
+        # not ours from the beginning.
+        vars(self).clear()
         self._inherited = inherited
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if self._inherited is not None:
-                raise self._inherited.refuse()
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        cls = type(self)
+        self.__class__ = type(cls.__name__, (cls,), {"__slots__": (), "__getattr__": _refuse})
 
     def __repr__(self) -> str:
         if self._inherited is not None:

@@ -746,12 +746,6 @@ def test_a_loop_that_is_a_childs_copy_refuses_everything_and_closes_its_copies_o
     assert protocol.calls == ["connection_made"]
 
 
-def test_a_loop_has_no_other_attributes_than_its_own(reactor):
-    """AttributeError names what is not there."""
-    with pytest.raises(AttributeError, match="'Reactor' object has no attribute 'lisen'"):
-        reactor.lisen  # noqa: B018
-
-
 def test_a_closed_loop_is_closed_in_a_child_as_well(poller):
     """There is nothing to inherit."""
     reactor = Reactor(poller=poller)
