@@ -1,8 +1,8 @@
 """Signals, served in the loop's own time.
 
-The interpreter calls a handler in the main thread, between two steps of whatever runs there. The handler posts the call
-that a reactor has for the signal, and wakes that reactor; the call is then made like any other, so it may do whatever a
-callback may. Nothing travels through a descriptor that can be full, closed or taken over by somebody else.
+The interpreter calls a handler in the main thread, between two steps of whatever runs there. The handler notes the
+number, and wakes the reactor whose signal it is; the call is then made like any other, so it may do whatever a callback
+may. Nothing travels through a descriptor that can be full, closed or taken over by somebody else.
 
 A table for the whole process tells which reactors have taken a signal: the last one gets it. When it gives the signal
 back, the one before it has it again, and at last what handled it before all of them. If somebody else has put a handler
@@ -125,8 +125,8 @@ class Signals:
         self._system = loop.system
         self._table = loop.system.shared(Table)
         self._calls: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
-        # Their calls are posted. One that comes again until then is not another.
-        self._waiting: set[int] = set()
+        # In the order in which they came; not yet served. One that comes again until then is not another.
+        self._waiting: dict[int, None] = {}
         self._descriptor = loop.waker.signal_fileno()
         # The loop waits by itself, in the main thread (or not).
         self._runs = self._runs_elsewhere = False
@@ -148,7 +148,7 @@ class Signals:
         if number not in self._calls:
             self._table.take(number, self)
         self._calls[number] = (callback, args)
-        self._loop.waker.on_signal = self._written
+        self._loop.waker.on_signal, self._loop.waker.on_woken = self._written, self._woken
         self._take_descriptor(by_force=self._runs)
 
     def remove(self, number: int) -> bool:
@@ -159,7 +159,7 @@ class Signals:
         self._table.give_back(number, self)
         del self._calls[number]
         if not self._calls:
-            self._loop.waker.on_signal = None
+            self._loop.waker.on_signal = self._loop.waker.on_woken = None
             self._give_descriptor_back()
         return True
 
@@ -202,12 +202,16 @@ class Signals:
                 owner._post(number)
 
     def _post(self, number: int) -> None:
-        if number not in self._waiting:
-            self._waiting.add(number)
-            self._loop.call_from_thread(self._call, number)
+        self._waiting[number] = None
+        self._loop.waker.wake()
+
+    def _woken(self) -> None:
+        """The loop has polled since: what had come before a signal is served before its call."""
+        for number in tuple(self._waiting):
+            del self._waiting[number]
+            self._loop.post(self._loop, self._call, number)
 
     def _call(self, number: int) -> None:
-        self._waiting.discard(number)
         if self._runs:
             # Somebody may have taken it since, in a callback, and is not waiting now: we are.
             self._take_descriptor(by_force=True)

@@ -34,6 +34,7 @@ class Waker:
         self._files = [(sock, system.identity(sock.fileno())) for sock in (self._ours, self._theirs)]
         self._woken = False
         self.on_signal: Callable[[int], None] | None = None
+        self.on_woken: Callable[[], None] | None = None
 
     def fileno(self) -> int:
         """What the loop polls."""
@@ -62,6 +63,8 @@ class Waker:
         for number in numbers:
             if number and self.on_signal is not None:
                 self.on_signal(number)
+        if self.on_woken is not None:
+            self.on_woken()
 
     def on_events(self, events: int) -> None:
         if events & INVALID:
