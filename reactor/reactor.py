@@ -430,7 +430,9 @@ class Reactor(Loop):
             cut.cancel()
 
     def _has_work(self) -> bool:
-        return super()._has_work() if self._drain is None else not self._drain.finished
+        if self._drain is not None:
+            return not self._drain.finished
+        return super()._has_work() or self._signals.has_arrived()
 
     def _check_takes_ends(self, what: str) -> None:
         self.check_open(what)

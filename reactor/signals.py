@@ -176,6 +176,10 @@ class Signals:
         """Whether there is nothing to give back, or it can be done in this thread."""
         return not self._calls or self._system.in_main_thread()
 
+    def has_arrived(self) -> bool:
+        """Whether a signal came whose call is still to be made."""
+        return bool(self._waiting)
+
     # What arrives
 
     def handled(self, number: int) -> None:

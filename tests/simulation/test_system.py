@@ -108,7 +108,8 @@ def test_a_full_waker_loses_no_signal():
     told = []
     with Reactor(system=system) as reactor:
         reactor.add_signal_handler(signal.SIGTERM, told.append, "term")
-        reactor.waker._theirs.capacity = 0
+        reactor.waker._theirs.send(b"\1")
+        reactor.waker._theirs.capacity = 1
         system.send_signal(signal.SIGTERM)
         reactor.run_once(0)
         assert told == ["term"]
