@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 class FileRange:
     """A part of an open file, which is sent from there. `release(fd)` is called when it is sent, or never will be."""
 
-    __slots__ = ("_release", "fd", "offset", "size")
+    __slots__ = ("_release", "fd", "identity", "offset", "size")
 
-    def __init__(self, fd: int, offset: int, size: int, release: Callable[[int], None]) -> None:
+    def __init__(
+        self, fd: int, offset: int, size: int, release: Callable[[int], None], identity: object = None
+    ) -> None:
         self.fd = fd
+        self.identity = identity  # of the file that the descriptor means, where that is known
         self.offset = offset
         self.size = size
         self._release = release

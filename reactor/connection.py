@@ -14,7 +14,6 @@ No callback is ever called from inside a call that the user makes.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -23,12 +22,13 @@ import attrs
 
 from reactor import lifecycle
 from reactor.buffers import EMPTY, FileRange, SendQueue, as_view
-from reactor.errors import Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
+from reactor.errors import DISPLACED, Aborted, FileUnusable, Misuse, QueueOverflow, WriteAfterEnd
 from reactor.life import ACCEPT, DELIVER, DONE, DRAIN, RESET, Life, ignore
 from reactor.lifecycle import CLOSED, LAST_WORDS, LINGER, OPEN, STARTING
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
 from reactor.protocol import Protocol
 from reactor.secure import Secure
+from reactor.syscalls import NO_SIGNAL
 from reactor.timers import Handle
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Connection(Life):
         if secure is None:
             self._start(factory, register=True)
             return
-        self._loop.poller.register(self._fd, READ)
+        self._loop.watch(self._fd, READ)
         self._interest = READ
         self.on_readable = secure.shake
         self._arm()
@@ -80,7 +80,7 @@ class Connection(Life):
     def _start(self, factory: Callable[[], Any], register: bool) -> None:
         if register:
             # Before anything is made or told: a protocol that was told of a connection is owed its end as well.
-            self._loop.poller.register(self._fd, READ)
+            self._loop.watch(self._fd, READ)
             self._interest = READ
         protocol = factory()
         self._protocol = protocol
@@ -112,7 +112,7 @@ class Connection(Life):
             return
         self._turn = self._loop.turns
         try:
-            sent = self._socket.send(data)
+            sent = self._socket.send(data, NO_SIGNAL)
         except OSError as exc:
             if self._must_wait(exc):
                 self._blocked = True
@@ -245,7 +245,11 @@ class Connection(Life):
                 if type(first) is FileRange:
                     sent = system.send_file(self._socket, first, limits.send_bytes)
                 else:
-                    sent = self._socket.send(first) if len(head) == 1 else self._socket.sendmsg(head)
+                    sent = (
+                        self._socket.send(first, NO_SIGNAL)
+                        if len(head) == 1
+                        else self._socket.sendmsg(head, (), NO_SIGNAL)
+                    )
             except FileUnusable as exc:
                 self._abort(exc)
                 return True
@@ -360,7 +364,7 @@ class Connection(Life):
             self._record("discarded", count)
 
     def _receive_failed(self, exc: OSError) -> None:
-        if exc.errno == errno.EBADF:
+        if exc.errno in DISPLACED:
             self.displaced()
         elif self._must_wait(exc):
             self._loop.came_to_nothing(self)
@@ -531,16 +535,6 @@ class Connection(Life):
         elif self._interest is not None:
             # Nothing is wanted until reading is resumed or something is written. A hang-up cannot be masked.
             self.rest()
-
-    def rest(self) -> None:
-        """Out of the poller, until something is wanted again. Also called by the loop, for a while."""
-        if self._interest is not None:
-            self._loop.poller.unregister(self._fd)
-            self._interest = None
-
-    def go_on(self) -> None:
-        """In the poller again, as it should be by now. Called by the loop."""
-        self._refresh()
 
     # Ending
 

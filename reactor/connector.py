@@ -327,7 +327,7 @@ class _Attempt:
         except BaseException:
             self._loop.system.close(sock)
             raise
-        self._loop.poller.register(self._fd, WRITE)
+        self._loop.watch(self._fd, WRITE)
         self._registered = True
 
     def admit(self, sock: Socket) -> None:
@@ -355,7 +355,6 @@ class _Attempt:
     def displaced(self) -> None:
         assert self._sock is not None
         self._dismiss()
-        self._loop.system.forget(self._sock)
         self._sock = None
         why = f"the descriptor of {self!r} was closed by somebody else"
         self._connector.attempt_failed(self, OSError(errno.EBADF, why))
@@ -371,15 +370,23 @@ class _Attempt:
     def hand_over(self) -> Socket:
         """Out of the loop, and the socket is the caller's."""
         assert self._sock is not None
-        self._dismiss()
+        if not self._dismiss():
+            raise OSError(errno.EBADF, f"the descriptor of {self!r} was closed by somebody else")
         return self._sock
 
-    def _dismiss(self) -> None:
-        self._loop.dismiss(self._fd, self._registered)
+    def _dismiss(self) -> bool:
+        ours = self._loop.dismiss(self._fd, self._registered)
+        if not ours:
+            assert self._sock is not None
+            self._loop.system.forget(self._sock)
+        return ours
 
     def bury(self) -> None:
         assert self._sock is not None
-        self._loop.system.close(self._sock)
+        self._loop.system.finish(self._sock)
+
+    def forked(self) -> Sequence[Socket]:
+        return () if self._sock is None else (self._sock,)
 
     def abandon(self) -> None:
         """The loop closes: nobody is told any more."""

@@ -22,7 +22,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,6 +30,7 @@ import attrs
 from reactor.addresses import Address, SocketAddress, address_text, numeric, same_place, unix_name
 from reactor.buffers import as_view
 from reactor.errors import (
+    DISPLACED,
     TRY_AGAIN,
     WAIT,
     Aborted,
@@ -45,7 +46,8 @@ from reactor.loop import Loop
 from reactor.options import Options
 from reactor.pollers import ERROR, INVALID, READ, WRITE
 from reactor.protocol import DatagramProtocol
-from reactor.system import DatagramSocket
+from reactor.syscalls import NO_SIGNAL
+from reactor.system import DatagramSocket, Socket
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:
@@ -153,7 +155,7 @@ class Datagram:
             return
         protocol = factory()
         # Before anything is told: a protocol that was told of an endpoint is owed its end as well.
-        self._loop.poller.register(self._fd, READ)
+        self._loop.watch(self._fd, READ)
         self._interest = READ
         self._protocol = protocol
         protocol.connection_made(self)
@@ -233,13 +235,17 @@ class Datagram:
     def _give(self, data: bytes | memoryview, addr: SocketAddress) -> bool:
         """Offers one datagram to the kernel; False when it must wait."""
         before: int | None = 0
+        now = self._loop.now  # first: in a forked child the loop refuses
         for _ in range(2 if self._connected and self._inet else 1):
             try:
-                sent = self._socket.send(data) if self._connected else self._socket.sendto(data, addr)
+                if self._connected:
+                    sent = self._socket.send(data, NO_SIGNAL)
+                else:
+                    sent = self._socket.sendto(data, NO_SIGNAL, addr)
             except OSError as exc:
                 if exc.errno in TRY_AGAIN:
                     return False
-                if exc.errno == errno.EBADF:
+                if exc.errno in DISPLACED:
                     # Not at once: who sends is in the middle of its own work.
                     self._loop.post(self, self.displaced)
                     return False
@@ -251,7 +257,7 @@ class Datagram:
             else:
                 self._sent += 1
                 self._sent_bytes += sent
-                self._progress_at = self._loop.now
+                self._progress_at = now
                 return True
         self._refused += 1
         return True
@@ -290,8 +296,8 @@ class Datagram:
 
     def _gather(self) -> None:
         if not self._gathered:
-            self._gathered = True
             self._loop.gather(self)
+            self._gathered = True
 
     def flush(self) -> None:
         """Waits for what was queued in this turn, and tells a sender who is too fast. Called by the loop."""
@@ -354,7 +360,7 @@ class Datagram:
             except OSError as exc:
                 if exc.errno in WAIT:
                     break
-                if exc.errno == errno.EBADF:
+                if exc.errno in DISPLACED:
                     self.displaced()
                     return
                 self._tell(exc)
@@ -486,6 +492,12 @@ class Datagram:
         """The loop closes."""
         self._end(Aborted(f"the reactor was closed, and {self!r} with it"))
 
+    def forked(self) -> Sequence[Socket]:
+        """This is a forked child, and the endpoint its parent's."""
+        self._interest = None
+        self._gathered = False  # a send must ask the loop, which refuses
+        return (self._socket,)
+
     def displaced(self) -> None:
         """The descriptor was closed behind the reactor's back."""
         self._displaced = True
@@ -512,13 +524,14 @@ class Datagram:
             self._flush_watch.cancel()
         registered, self._interest = self._interest is not None, None
         self._loop.doom(self)
-        self._loop.dismiss(self._fd, registered)
+        if not self._loop.dismiss(self._fd, registered):
+            # Somebody else closed it, so from here on nothing is asked of the number, which may be another's by now.
+            self._displaced = True
+            self._loop.system.forget(self._socket)
 
     def bury(self) -> None:
         """Releases the descriptor, and tells the protocol. Called by the loop, once."""
-        if self._displaced:
-            self._loop.system.forget(self._socket)
-        else:
+        if not self._displaced:
             self._loop.system.close_listening(self._socket)
         self._ended_by = self._ended_by or "connection_lost()"
         self._loop.totals.datagrams_unsent += self._unsent

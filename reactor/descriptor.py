@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from reactor.loop import Loop
 from reactor.pollers import ERROR, HANGUP, INVALID, READ, WRITE
+from reactor.system import Socket
 from reactor.timers import Handle
 
 logger = logging.getLogger("reactor")
@@ -20,8 +22,12 @@ class Descriptor:
         self._fd = fd
         self._reader: Handle | None = None
         self._writer: Handle | None = None
-        loop.poller.register(fd, 0)
         loop.admit(fd, self)
+        try:
+            loop.watch(fd, 0)
+        except BaseException:
+            loop.dismiss(fd, registered=False)
+            raise
 
     def watch(self, bit: int, handle: Handle | None) -> None:
         """Sets or (None) removes the call of one side; with neither left, the descriptor is let go."""
@@ -45,8 +51,9 @@ class Descriptor:
     def _ask_for(self, interest: int) -> None:
         try:
             self._loop.poller.modify(self._fd, interest)
-        except FileNotFoundError:
-            self._loop.poller.register(self._fd, interest)  # closed and opened anew while we watched
+        except FileNotFoundError:  # closed and opened anew while we watched
+            self._loop.poller.register(self._fd, interest)
+            self._loop.pass_by(self._fd)
 
     def _interest(self) -> int:
         return (READ if self._reader else 0) | (WRITE if self._writer else 0)
@@ -87,6 +94,10 @@ class Descriptor:
     def abandon(self) -> None:
         self._reader = self._writer = None
         self._loop.dismiss(self._fd, registered=True)
+
+    def forked(self) -> Sequence[Socket]:
+        self._reader = self._writer = None
+        return ()  # nothing that is closed here
 
     def __repr__(self) -> str:
         calls: dict[str, Any] = {"reader": self._reader, "writer": self._writer}

@@ -82,8 +82,8 @@ class Guest:
         self._turn()
 
     def _set_timer(self) -> None:
-        if self._unwatch is None:
-            return  # a callback of the turn has left
+        if self._unwatch is None or self._reactor.is_inherited():
+            return  # a callback of the turn has left; or has forked, and this is the child
         wait = self._reactor.timeout()
         due = None if wait is None else self._reactor.time() + wait
         if due is not None and self._due is not None and abs(due - self._due) < _SAME:

@@ -96,6 +96,9 @@ def numbered(exc: OSError) -> OSError:
 # The call would have to wait: poll, and ask again.
 TRY_AGAIN = frozenset({errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR})
 
+# The number is no socket, or nothing, any more: somebody else closed our descriptor, and may have opened another there.
+DISPLACED = frozenset({errno.EBADF, errno.ENOTSOCK})
+
 # The machine has run out of something that comes back: wait for a descriptor to be freed, or for a while.
 EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 

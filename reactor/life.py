@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -28,6 +28,7 @@ from reactor.addresses import SocketAddress, address_text
 from reactor.buffers import EMPTY, SendQueue
 from reactor.deadlines import Passed, needs_acknowledgements, next_look, passed
 from reactor.errors import (
+    DISPLACED,
     SOFT,
     WAIT,
     Aborted,
@@ -119,7 +120,8 @@ class Life:
     _since: float  # this state began
     _stages: tuple[tuple[str, float], ...]
     _watch: TimerHandle | None  # the next moment at which a deadline could have passed
-    _last_look: tuple[int | None, float] | None  # once buried: what was outstanding then, and when that was
+    # Once buried: what was outstanding then, and when that was.
+    _last_look: tuple[int | None, float] | None
 
     def __init__(
         self,
@@ -271,9 +273,7 @@ class Life:
             return
         if self._state is CONFIRM or self._state is LAST_WORDS:
             # Nothing but a hang-up can be told here, and a hang-up cannot be masked: it would be told for ever (K12).
-            if self._interest is not None:
-                self._loop.poller.unregister(self._fd)
-                self._interest = None
+            self.rest()
             return
         if self._loop.resting and self in self._loop.resting:
             return
@@ -284,19 +284,30 @@ class Life:
             return
         try:
             if self._interest is None:
-                self._loop.poller.register(self._fd, wanted)
+                self._loop.watch(self._fd, wanted)
             else:
                 self._loop.poller.modify(self._fd, wanted)
             self._interest = wanted
         except OSError:
             self.displaced()
 
+    def rest(self) -> None:
+        """Out of the poller, until something is wanted again. Also called by the loop, for a while."""
+        if self._interest is not None:
+            self._interest = None
+            if not self._loop.rest(self._fd):
+                self.displaced()
+
+    def go_on(self) -> None:
+        """In the poller again, as it should be by now. Called by the loop."""
+        self._refresh()
+
     def _gather(self) -> None:
         """`flush` is called before the loop sleeps."""
         if not self._gathered:
+            self._loop.gather(self)  # type: ignore[arg-type]
             self._gathered = True
             self._bursting = bool(self._queue.size) and self._ended_by is None and self._may_write()
-            self._loop.gather(self)  # type: ignore[arg-type]
 
     def _may_write(self) -> bool:
         """Whether the protocol's writes still have a use: only then is it told to pause and to resume them."""
@@ -311,6 +322,14 @@ class Life:
         return self._writing_paused
 
     # Failures
+
+    def forked(self) -> Sequence[Socket]:
+        """This is a forked child, and the connection its parent's."""
+        self.on_readable = ignore
+        self._interest = None
+        self._gathered = self._bursting = False
+        self._direct = True  # so that a write asks the loop, which refuses
+        return (self._socket,)
 
     def displaced(self) -> None:
         """The descriptor was closed behind the reactor's back (R14)."""
@@ -380,7 +399,7 @@ class Life:
         """The kernel told an error, and the peer's last words may wait to be read: read them, in turns to come."""
         if self._state is CLOSED or self._state is LAST_WORDS:
             return
-        if exc.errno == errno.EBADF:
+        if exc.errno in DISPLACED:
             self.displaced()
         elif self._state is LAST and self._secure is not None and self._secure.is_only_ending(self._queue):
             # The peer has ended, and need not wait for our close_notify (RFC 8446, 6.1). Has it all else?
@@ -476,7 +495,10 @@ class Life:
         loop, registered = self._loop, self._interest is not None
         self._interest = None
         loop.doom(self)
-        loop.dismiss(self._fd, registered)
+        if not loop.dismiss(self._fd, registered):
+            # Somebody else closed it, so from here on nothing is asked of the number, which may be another's by now.
+            self._displaced = True
+            loop.system.forget(self._socket)
 
     def bury(self) -> None:
         """Looks at the socket for the last time, releases it, and tells the protocol. Called by the loop, once.
@@ -516,13 +538,15 @@ class Life:
     def _release(self) -> None:
         system = self._loop.system
         if self._displaced:
-            system.forget(self._socket)
-        elif self._how == "reset" or (self._how == "failed" and self._unsent):
+            return
+        if self._how == "reset" or (self._how == "failed" and self._unsent):
             # Whenever something was dropped: a FIN would pass off the rest for the whole.
             self._record("our reset")
             system.reset(self._socket)
-        else:
+        elif self._fin_sent:
             system.close(self._socket)
+        else:
+            system.finish(self._socket)
 
     def _tell_the_end(self) -> None:
         if self._observer is not None:

@@ -11,7 +11,7 @@ Closing a listening socket resets whoever is still in its queue (K15); so `close
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,9 @@ class Door:
     def bury(self) -> None:
         self.listener.release(self)
 
+    def forked(self) -> Sequence[Socket]:
+        return (self.sock,)
+
     def __repr__(self) -> str:
         return f"<Door of {self.listener!r}>"
 
@@ -107,7 +110,7 @@ class Listener:
         try:
             for door in self._doors:
                 loop.admit(door.fd, door)
-                loop.poller.register(door.fd, READ)
+                loop.watch(door.fd, READ)
                 door.registered = True
         except BaseException:
             self._undo()
@@ -158,6 +161,7 @@ class Listener:
     def _accept_up_to(self, door: Door, most: int) -> None:
         loop, system, accepted_before = self._loop, self._loop.system, self._accepted
         refused: OSError | None = None
+        refusals = 0
         limited = self._options.limits.connections is not None
         for _ in range(most):
             if not door.open or (limited and self._is_full()):
@@ -170,7 +174,10 @@ class Listener:
                     return
                 if exc.errno in PEER_GONE:
                     refused = exc
-                    continue
+                    refusals += 1
+                    if refusals < self._options.limits.accepts_per_turn:
+                        continue
+                    break
                 if exc.errno in EXHAUSTED:
                     # The kernel wants a descriptor before it looks whether anybody waits; after a caller, the poller
                     # will tell. Who closes cannot wait for that.
@@ -262,24 +269,29 @@ class Listener:
         for door in tuple(self._doors):
             if not door.registered:
                 try:
-                    self._loop.poller.register(door.fd, READ)
+                    self._loop.watch(door.fd, READ)
                 except OSError:
                     self.lose(door)  # nobody can be served there any more
                     raise
                 door.registered = True
 
     def _rest(self) -> None:
-        for door in self._doors:
+        for door in tuple(self._doors):
             if door.registered:
-                self._loop.poller.unregister(door.fd)
                 door.registered = False
+                if not self._loop.rest(door.fd):
+                    door.displaced()
 
     # The end
 
     def _close(self) -> None:
         """Lets in whoever waits, then leaves. In a famine that takes until there are descriptors again."""
         self._stop_retrying()
+        self._rest()
         for door in tuple(self._doors):
+            if not self._loop.is_still_ours(door.fd):
+                door.displaced()
+                continue
             # No more than a full queue: who comes while we accept may meet a reset, as with any listener that ends.
             self._accept_up_to(door, self._options.limits.backlog + 1)
             if self._retry is not None:
@@ -291,7 +303,8 @@ class Listener:
         """Takes one socket out of service."""
         self._doors.remove(door)
         door.open = False
-        self._loop.dismiss(door.fd, door.registered)
+        if not self._loop.dismiss(door.fd, door.registered):
+            door.displaced_by_somebody = True
         door.registered = False
         self._loop.doom(door)
         if not self._doors:
@@ -303,7 +316,7 @@ class Listener:
         if door.displaced_by_somebody:
             self._loop.system.forget(door.sock)
         else:
-            self._loop.system.close_listening(door.sock)
+            self._loop.system.stop_listening(door.sock)
 
     def abandon(self) -> None:
         """The loop closes."""

@@ -13,18 +13,21 @@ the loop. KeyboardInterrupt and SystemExit leave `run()`; what was pending stays
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import selectors
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
+
+import attrs
 
 from reactor import pollers
 from reactor.errors import Misuse, ReactorClosed
 from reactor.report import Totals
-from reactor.system import System
+from reactor.system import Socket, System
 from reactor.timers import Handle, TimerHandle, Timers
 from reactor.trace import Observer, Stopwatch, TurnObserver, both, guarded
 from reactor.wakeup import Waker
@@ -58,6 +61,9 @@ class End(Protocol):
     def abandon(self) -> None:
         """The loop closes: end at once."""
 
+    def forked(self) -> Sequence[Socket]:
+        """In a forked child: serve nothing any more; return what the child has copies of, and the reactor closes."""
+
 
 class Mortal(Protocol):
     """An end that must be buried at the end of its last turn."""
@@ -65,6 +71,7 @@ class Mortal(Protocol):
     def bury(self) -> None:
         """Release the descriptor and tell who must be told."""
 
+    def forked(self) -> Sequence[Socket]: ...
     def callback_failed(self, exc: Exception) -> None: ...
 
 
@@ -107,8 +114,44 @@ class _Spin:
         self.pause = _PAUSE
 
 
+@attrs.frozen
+class Inherited:
+    """What a forked child has of its parent's loop: copies of the descriptors."""
+
+    system: System
+    poller: pollers.Poller
+    # With what each meant at the fork: the child may close all of them, and open its own.
+    sockets: tuple[tuple[Socket, object], ...]
+    parent: int
+
+    def refuse(self) -> Misuse:
+        """What every use of the loop raises."""
+        return Misuse(
+            f"refused: this reactor belongs to process {self.parent}, and this is process {self.system.process()}, "
+            "which was forked from it: make a Reactor here (close() closes the copies of the descriptors)"
+        )
+
+    def close(self) -> None:
+        """Closes the child's copies. The parent, and its peers, notice nothing."""
+        for sock, identity in self.sockets:
+            self.system.close_copy(sock, identity)
+        self.poller.close_copy()
+
+
+def _refuse(loop: Loop, name: str) -> NoReturn:
+    assert loop._inherited is not None
+    raise loop._inherited.refuse()
+
+
 class Loop:
-    """The turn, and what is asked of it from inside. `Reactor` adds what is asked of it from outside."""
+    """The turn, and what is asked of it from inside. `Reactor` adds what is asked of it from outside.
+
+    A loop belongs to the process that made it. A child that is forked has a copy of the memory, and shares the poller
+    and the sockets. In the child every use is Misuse, except `close()`, which closes its copies of the descriptors.
+    """
+
+    # In a forked child only. Then nothing else is left in the object.
+    _inherited: Inherited | None = None
 
     def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
         self.system = System() if system is None else system
@@ -136,18 +179,25 @@ class Loop:
         self._turning = False
         self._stopping = False
         self._closed = False
+        # What each descriptor means that is an end's, and that no poller watches now.
+        self._unwatched: dict[int, object] = {}
+        # What the last poll told, and (once it was needed) the numbers in it.
+        self._batch: list[tuple[int, int]] = []
+        self._batch_numbers: frozenset[int] | None = None
         try:
             self.waker = Waker(self.system)
         except BaseException:
             self.poller.close()
             raise
         try:
-            self.poller.register(self.waker.fileno(), pollers.READ)
+            self.admit(self.waker.fileno(), self.waker)
+            self.watch(self.waker.fileno(), pollers.READ)
         except BaseException:
             self.waker.abandon()
             self.poller.close()
             raise
-        self.admit(self.waker.fileno(), self.waker)
+        self._process = self.system.process()
+        self.system.watch_forks(self)
 
     # Running
 
@@ -158,11 +208,13 @@ class Loop:
         thread's result. May be called again afterwards. Raises Misuse inside a turn, ReactorClosed after `close()`.
         """
         self._check_can_turn("run()")
+        self._begin_waiting()
         try:
             while not self._stopping and self._has_work():
                 self._turn(None)
         finally:
             self._stopping = False
+            self._end_waiting()
 
     def run_once(self, timeout: float | None = None) -> None:
         """One turn, which waits at most `timeout` seconds (None: until something happens; 0: not at all).
@@ -172,10 +224,21 @@ class Loop:
         if timeout is not None and not timeout >= 0:
             raise ValueError(f"run_once() waits for zero or more seconds, not {timeout!r}")
         self._check_can_turn("run_once()")
+        waits = timeout != 0
+        if waits:
+            self._begin_waiting()
         try:
             self._turn(timeout)
         finally:
             self._stopping = False  # there is no run() for it to stop
+            if waits:
+                self._end_waiting()
+
+    def _begin_waiting(self) -> None:
+        """From now on the loop waits by itself: nobody else is there whom a signal could wake."""
+
+    def _end_waiting(self) -> None:
+        """No longer."""
 
     def stop(self) -> None:
         """`run()` returns after this turn; called between runs, the next one returns at once. Nothing is ended."""
@@ -218,6 +281,7 @@ class Loop:
 
     def _serve(self, ready: list[tuple[int, int]]) -> None:
         ends, readable, stopwatch = self.ends, pollers.READ, self._stopwatch
+        self._batch, self._batch_numbers = ready, None
         for fd, events in ready:
             end = ends.get(fd)
             if end is None:
@@ -394,15 +458,54 @@ class Loop:
         if there is not None:
             there.displaced()  # the kernel gave the number away anew, so that descriptor was closed by somebody
         self.ends[fd] = end
+        self._unwatched[fd] = self.system.identity(fd)
+        self.pass_by(fd)
 
-    def dismiss(self, fd: int, registered: bool) -> None:
-        """Forgets the end of this descriptor, also for the rest of this batch."""
+    def pass_by(self, fd: int) -> None:
+        """What the rest of this batch tells of the number is not served: it was told of another registration.
+
+        What is ready is told again: pollers are level-triggered.
+        """
+        batch = self._batch
+        if self._batch_numbers is None:
+            self._batch_numbers = frozenset(number for number, _ in batch)
+        if fd in self._batch_numbers:
+            batch[:] = [(-1 if number == fd else number, events) for number, events in batch]
+
+    def watch(self, fd: int, interest: int) -> None:
+        """Registers an end's descriptor. OSError, also when the number means another file than when it was admitted."""
+        if not self.is_still_ours(fd):
+            raise OSError(errno.EBADF, f"descriptor {fd} of {self.ends[fd]!r} was closed by somebody else")
+        self.poller.register(fd, interest)
+        del self._unwatched[fd]
+
+    def rest(self, fd: int) -> bool:
+        """Takes an end's descriptor out of the poller, until `watch`. False: it is somebody else's by now."""
+        if not self.poller.unregister(fd):
+            self._unwatched[fd] = None
+            return False
+        self._unwatched[fd] = self.system.identity(fd)
+        return True
+
+    def is_still_ours(self, fd: int) -> bool:
+        """Whether the number of an end that no poller watches still means what it meant."""
+        known = self._unwatched[fd]
+        return known is not None and known == self.system.identity(fd)
+
+    def dismiss(self, fd: int, registered: bool) -> bool:
+        """Forgets the end of this descriptor, also for the rest of this batch.
+
+        False: the number is somebody else's by now, or nobody's, so nothing may be done to it.
+        """
         end = self.ends.pop(fd)
         if self._spins:
             self._spins.pop(end, None)  # type: ignore[call-overload]
             self.resting.discard(end)
         if registered:
-            self.poller.unregister(fd)
+            return self.poller.unregister(fd)
+        ours = self.is_still_ours(fd)
+        del self._unwatched[fd]
+        return ours
 
     def doom(self, end: Mortal) -> None:
         """`end.bury()` is called at the end of the turn."""
@@ -453,6 +556,9 @@ class Loop:
 
         Call `drain` first for an end in order. May be called twice, not inside a turn.
         """
+        if self._inherited is not None:
+            self._inherited.close()
+            return
         if self._closed:
             return
         self.check_not_turning("close()")
@@ -470,9 +576,38 @@ class Loop:
             self.gathered.clear()
             self.timers = Timers()
             self.system.close_threads()
-            self.waker.abandon()
             self.poller.close()
+            self.waker.abandon()
+
+    # In a forked child
+
+    def is_inherited(self) -> bool:
+        """Whether this is a forked child, and the loop its parent's."""
+        return self._inherited is not None
+
+    def forked(self) -> None:
+        """Leaves everything to the parent. Called in the child, by the system, before anything else happens there."""
+        if self._inherited is not None or self._closed:
+            return
+        system, ends = self.system, self.ends
+        sockets = [sock for end in ends.values() for sock in end.forked()]
+        sockets += [sock for end in self.dead for sock in end.forked()]
+        ends.clear()  # the fork may have been made in the middle of a batch
+        inherited = Inherited(
+            system=system,
+            poller=self.poller,
+            sockets=tuple((sock, system.identity(sock.fileno())) for sock in sockets),
+            parent=self._process,
+        )
+        # Every use of it from now on asks for something that is not there. A class with `__getattr__` is slow, so it is
+        # not ours from the beginning.
+        vars(self).clear()
+        self._inherited = inherited
+        cls = type(self)
+        self.__class__ = type(cls.__name__, (cls,), {"__slots__": (), "__getattr__": _refuse})
 
     def __repr__(self) -> str:
+        if self._inherited is not None:
+            return f"<{type(self).__name__} of another process>"
         state = "closed" if self._closed else f"turns={self.turns} ends={len(self.ends) - 1} timers={len(self.timers)}"
         return f"<{type(self).__name__} {state}>"

@@ -5,12 +5,16 @@ READ and WRITE are asked for; ERROR, HANGUP and INVALID are told unasked. An int
 kqueue then still tell a reset (and, on both sides shut, a hang-up, which cannot be masked). select cannot, which its
 own docstring says.
 
-`poll` returns `(fd, events)` pairs; what an fd means is the loop's business. A poller never raises for a descriptor
-that somebody else closed: it tells INVALID, where the platform lets it know (rule R14).
+`poll` returns `(fd, events)` pairs; what an fd means is the loop's business. It never raises for a descriptor that
+somebody else closed: it tells INVALID, where the platform lets it know (rule R14).
+
+A number is watched for the file that it meant when it was registered. `modify` raises, and `unregister` tells, when it
+means another by now: epoll and kqueue know that by themselves, for the others the file is noted.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -18,6 +22,8 @@ import selectors
 import sys
 from collections.abc import Iterable
 from typing import Protocol
+
+from reactor.syscalls import identity
 
 READ = 1
 WRITE = 4
@@ -30,8 +36,14 @@ class Poller(Protocol):
     """What the loop asks of a poller. Registering twice, or changing what is not registered, is an error."""
 
     def register(self, fd: int, interest: int) -> None: ...
-    def modify(self, fd: int, interest: int) -> None: ...
-    def unregister(self, fd: int) -> None: ...
+    def modify(self, fd: int, interest: int) -> None:
+        """FileNotFoundError if the number means another file by now, another OSError if it means none."""
+        ...
+
+    def unregister(self, fd: int) -> bool:
+        """False if the number means another file by now, or none."""
+        ...
+
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Waits at most `timeout` seconds: None is for ever, 0 not at all; never negative."""
         ...
@@ -41,6 +53,33 @@ class Poller(Protocol):
         ...
 
     def close(self) -> None: ...
+    def close_copy(self) -> None:
+        """In a forked child: closes the child's copies of descriptors. The parent's registrations stay as they are."""
+        ...
+
+
+class _Files:
+    """What file each registered number means, for pollers that only know numbers."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, object] = {}
+
+    def note(self, fd: int) -> None:
+        self._known[fd] = identity(fd)
+
+    def check(self, fd: int) -> None:
+        """OSError when the number means another file, or none; it is forgotten then."""
+        now = identity(fd)
+        if now is None or now != self._known.get(fd):
+            self._known.pop(fd, None)
+            if now is None:
+                raise OSError(errno.EBADF, f"descriptor {fd} was closed while it was watched")
+            raise FileNotFoundError(errno.ENOENT, f"descriptor {fd} was opened anew while it was watched")
+
+    def forget(self, fd: int) -> bool:
+        """Whether it still meant the same file."""
+        known = self._known.pop(fd, None)
+        return known is not None and known == identity(fd)
 
 
 class _NoDescriptor:
@@ -52,21 +91,34 @@ class _NoDescriptor:
     def close(self) -> None:
         """Nothing is held."""
 
+    close_copy = close
+
 
 class PollPoller(_NoDescriptor):
     """poll(2): everywhere but on Windows; costs time in proportion to the descriptors."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
+        self._files = _Files()
 
     def register(self, fd: int, interest: int) -> None:
         self._poll.register(fd, interest)
+        self._files.note(fd)
 
     def modify(self, fd: int, interest: int) -> None:
+        try:
+            self._files.check(fd)
+        except OSError:
+            self._poll.unregister(fd)
+            raise
         self._poll.modify(fd, interest)
 
-    def unregister(self, fd: int) -> None:
-        self._poll.unregister(fd)
+    def unregister(self, fd: int) -> bool:
+        try:
+            self._poll.unregister(fd)
+        except KeyError:
+            return False  # `modify` found that it is gone
+        return self._files.forget(fd)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         # Milliseconds, rounded up: a poll that ends just before a timer is due would be followed by another.
@@ -81,6 +133,7 @@ class SelectPoller(_NoDescriptor):
 
     def __init__(self) -> None:
         self._interest: dict[int, int] = {}
+        self._files = _Files()
 
     def register(self, fd: int, interest: int) -> None:
         if not 0 <= fd < self.DESCRIPTORS:
@@ -88,14 +141,21 @@ class SelectPoller(_NoDescriptor):
         if fd in self._interest:
             raise FileExistsError(f"descriptor {fd} is registered already")
         self._interest[fd] = interest
+        self._files.note(fd)
 
     def modify(self, fd: int, interest: int) -> None:
         if fd not in self._interest:
             raise FileNotFoundError(f"descriptor {fd} is not registered")
+        try:
+            self._files.check(fd)
+        except OSError:
+            del self._interest[fd]
+            raise
         self._interest[fd] = interest
 
-    def unregister(self, fd: int) -> None:
-        del self._interest[fd]
+    def unregister(self, fd: int) -> bool:
+        self._interest.pop(fd, None)
+        return self._files.forget(fd)
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         readers = [fd for fd, interest in self._interest.items() if interest & READ]
@@ -131,24 +191,35 @@ class SelectorPoller:
         self._selector = selector
         # Those with an interest of 0: known here, unknown to the selector.
         self._resting: set[int] = set()
+        self._files = _Files()
 
     def register(self, fd: int, interest: int) -> None:
+        self._select(fd, interest)
+        self._files.note(fd)
+
+    def _select(self, fd: int, interest: int) -> None:
         if interest:
             self._selector.register(fd, self._events(interest))
         else:
             self._resting.add(fd)
 
     def modify(self, fd: int, interest: int) -> None:
-        if fd in self._resting:
-            self._resting.remove(fd)
-            self.register(fd, interest)
-        elif interest:
+        try:
+            self._files.check(fd)
+        except OSError:
+            self._deselect(fd)
+            raise
+        if interest and fd not in self._resting:
             self._selector.modify(fd, self._events(interest))
         else:
-            self._selector.unregister(fd)
-            self._resting.add(fd)
+            self._deselect(fd)
+            self._select(fd, interest)
 
-    def unregister(self, fd: int) -> None:
+    def unregister(self, fd: int) -> bool:
+        self._deselect(fd)
+        return self._files.forget(fd)
+
+    def _deselect(self, fd: int) -> None:
         if fd in self._resting:
             self._resting.remove(fd)
         elif fd in self._selector.get_map():
@@ -180,6 +251,8 @@ class SelectorPoller:
     def close(self) -> None:
         self._selector.close()
 
+    close_copy = close
+
 
 POLLERS: dict[str, type[Poller]] = {}
 
@@ -198,7 +271,11 @@ if hasattr(select, "epoll"):
 
         def __init__(self) -> None:
             self._epoll = select.epoll()
+            # The same for every epoll, and for no socket or file on a disk.
+            self._kind = identity(self._epoll.fileno())
             self._interest: dict[int, int] = {}
+            # One of those, and what file it is: an epoll with our number that does not know it is not ours.
+            self._witness: tuple[int, object] = (-1, None)
             # One was found that was closed behind our back: the kernel may know it still.
             self._haunted = False
             # Whoever waits for `fileno()` waits for this one: it stays, and is readable when the other is.
@@ -207,6 +284,8 @@ if hasattr(select, "epoll"):
         def register(self, fd: int, interest: int) -> None:
             self._epoll.register(fd, interest)
             self._interest[fd] = interest
+            if self._witness[0] not in self._interest:
+                self._witness = (fd, identity(fd))
 
         def modify(self, fd: int, interest: int) -> None:
             try:
@@ -216,12 +295,14 @@ if hasattr(select, "epoll"):
                 raise
             self._interest[fd] = interest
 
-        def unregister(self, fd: int) -> None:
+        def unregister(self, fd: int) -> bool:
             del self._interest[fd]
             try:
                 self._epoll.unregister(fd)
             except OSError:
                 self._haunted = True
+                return False
+            return True
 
         def poll(self, timeout: float | None) -> list[tuple[int, int]]:
             if self._haunted:
@@ -240,18 +321,27 @@ if hasattr(select, "epoll"):
                 new = select.epoll()
             except OSError:
                 return []  # no descriptor left: at the next poll
+            # Only the old one knows whether a number still means the file that was registered.
+            gone = [fd for fd, interest in self._interest.items() if not self._knows(fd, interest)]
             if self._outer is not None:
                 self._outer.unregister(self._epoll)
                 self._outer.register(new, READ)
             self._epoll.close()  # before the watches come twice: a user may have so many (max_user_watches)
             self._epoll, self._haunted = new, False
-            invalid = []
             for fd, interest in self._interest.items():
-                try:
-                    new.register(fd, interest)
-                except OSError:
-                    invalid.append((fd, INVALID))
-            return invalid
+                if fd not in gone:
+                    try:
+                        new.register(fd, interest)
+                    except OSError:
+                        gone.append(fd)
+            return [(fd, INVALID) for fd in gone]
+
+        def _knows(self, fd: int, interest: int) -> bool:
+            try:
+                self._epoll.modify(fd, interest)
+            except OSError:
+                return False
+            return True
 
         def fileno(self) -> int:
             if self._outer is None:
@@ -261,9 +351,27 @@ if hasattr(select, "epoll"):
             return self._outer.fileno()
 
         def close(self) -> None:
-            self._epoll.close()
-            if self._outer is not None:
-                self._outer.close()
+            fd, file = self._witness
+            if fd in self._interest and identity(fd) == file and not self._knows(fd, self._interest[fd]):
+                _taken_from_us.append(self._epoll)
+                self._close(self._outer)
+            else:
+                self.close_copy()
+
+        def close_copy(self) -> None:
+            self._close(self._epoll)
+            self._close(self._outer)
+
+        def _close(self, epoll: select.epoll | None) -> None:
+            if epoll is None or epoll.closed:
+                return
+            if identity(epoll.fileno()) == self._kind:
+                epoll.close()
+            else:
+                _taken_from_us.append(epoll)
+
+    # What somebody else closed. It is kept, because to drop it closes the number, which is another's by now.
+    _taken_from_us: list[object] = []
 
     POLLERS["epoll"] = EpollPoller
 
@@ -275,21 +383,29 @@ if sys.platform not in ("linux", "win32"):  # pragma: no cover (BSD, macOS)
         def __init__(self) -> None:
             self._kqueue = select.kqueue()
             self._interest: dict[int, int] = {}
+            self._files = _Files()  # kqueue knows nothing of one with an interest of 0
 
         def register(self, fd: int, interest: int) -> None:
             if fd in self._interest:
                 raise FileExistsError(f"descriptor {fd} is registered already")
             self._change(fd, 0, interest)
+            self._files.note(fd)
 
         def modify(self, fd: int, interest: int) -> None:
+            try:
+                self._files.check(fd)
+            except OSError:
+                del self._interest[fd]
+                raise
             self._change(fd, self._interest[fd], interest)
 
-        def unregister(self, fd: int) -> None:
+        def unregister(self, fd: int) -> bool:
             try:
-                self._change(fd, self._interest.pop(fd), 0)
+                self._change(fd, self._interest.pop(fd, 0), 0)
             except OSError:
                 pass  # closed behind our back: the kernel has forgotten it already
             self._interest.pop(fd, None)
+            return self._files.forget(fd)
 
         def _change(self, fd: int, old: int, new: int) -> None:
             changes = []
@@ -313,6 +429,8 @@ if sys.platform not in ("linux", "win32"):  # pragma: no cover (BSD, macOS)
 
         def close(self) -> None:
             self._kqueue.close()
+
+        close_copy = close
 
     POLLERS["kqueue"] = KqueuePoller
 

@@ -361,13 +361,21 @@ class Reactor(Loop):
     # Signals and threads
 
     def add_signal_handler(self, number: int, callback: Callable[..., object], *args: Any) -> None:
-        """Calls it in the loop when the signal arrives; replaces the call it had. ValueError but in the main thread."""
+        """Calls it in the loop when the signal arrives; replaces the call it had. ValueError but in the main thread.
+
+        A signal that arrives again before the call is made does not lead to another call, as with the kernel's own
+        pending signals. Of several reactors the last one that asked for a signal gets it. A forked child handles its
+        signals as if there were no reactor.
+        """
         self.check_open("add_signal_handler()")
         _check_callable("add_signal_handler()", callback)
         self._signals.add(number, callback, args)
 
     def remove_signal_handler(self, number: int) -> bool:
-        """What handled the signal before handles it again; False when there was no call."""
+        """What handled the signal before handles it again; False when there was no call.
+
+        If somebody else handles it by now (`signal.signal`, asyncio), that stays.
+        """
         return self._signals.remove(number)
 
     def run_in_thread(
@@ -393,6 +401,13 @@ class Reactor(Loop):
             done(future)
         elif not future.cancelled() and future.exception() is not None:
             logger.error("a call in a thread failed", exc_info=future.exception())
+
+    def _begin_waiting(self) -> None:
+        self._signals.begin_waiting()
+
+    def _end_waiting(self) -> None:
+        if self._inherited is None:
+            self._signals.end_waiting()
 
     # The end
 
@@ -461,7 +476,9 @@ class Reactor(Loop):
             cut.cancel()
 
     def _has_work(self) -> bool:
-        return super()._has_work() if self._drain is None else not self._drain.finished
+        if self._drain is not None:
+            return not self._drain.finished
+        return super()._has_work() or self._signals.has_arrived()
 
     def _check_takes_ends(self, what: str) -> None:
         self.check_open(what)
@@ -497,9 +514,16 @@ class Reactor(Loop):
     def close(self) -> None:
         """Ends everything now: connections are reset and told so, listeners closed, calls and timers dropped.
 
-        For an end in order, `drain` first. May be called twice; Misuse inside a turn.
+        For an end in order, `drain` first. May be called twice. Misuse inside a turn, and outside the main thread while
+        there are signal handlers. In a forked child it closes the child's copies of the descriptors, and nothing else:
+        the parent goes on.
         """
+        if self._inherited is not None:
+            super().close()
+            return
         self.check_not_turning("close()")
+        if not self._signals.can_close():
+            raise Misuse(f"close() refused: {self!r} has signal handlers, which only the main thread can remove")
         for connector in self.connectors:
             connector.cancel()
         try:

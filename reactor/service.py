@@ -12,6 +12,7 @@ import os
 import socket
 
 from reactor.errors import named
+from reactor.syscalls import NO_SIGNAL
 
 # sd_listen_fds(3): the first descriptor that is passed.
 _LISTEN_FDS_START = 3
@@ -56,7 +57,7 @@ class ServiceManager:
             address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.settimeout(patience)
-                sock.sendto("\n".join(assignments).encode(), address)
+                sock.sendto("\n".join(assignments).encode(), NO_SIGNAL, address)
         except OSError as exc:
             raise named(exc, f"cannot notify NOTIFY_SOCKET={self._address}") from exc
 

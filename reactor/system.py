@@ -1,5 +1,5 @@
-"""Everything the reactor asks of the operating system is asked here (or in `pollers`, `service`, `lookups` and
-`given`), and nowhere else.
+"""Everything the reactor asks of the operating system is asked here, or in `syscalls`, `pollers`, `lookups`, `given`
+and `service`.
 
 Outside of these no module imports socket, select, selectors, signal, threading or time; a test says so. A simulated
 system with the same methods runs the same loop and connections.
@@ -22,9 +22,10 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Protocol, TypeVar
 
 try:
     # Here, and not where it is used: in a famine of descriptors nothing more can be imported.
@@ -32,15 +33,18 @@ try:
 except ImportError:  # pragma: no cover (Windows)
     fcntl = None  # type: ignore[assignment]
 
-from reactor import given, pollers, service
+from reactor import given, pollers, service, syscalls
 from reactor import options as opt
 from reactor.addresses import Address, SocketAddress, UnixPath, check_host, check_port, numeric, unix_name
 from reactor.buffers import FileRange
 from reactor.errors import EXHAUSTED, WAIT, FileUnusable, named
 from reactor.lookups import Answer, Lookup, Lookups
+from reactor.syscalls import NO_SIGNAL, no_broken_pipe_signal
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor, Future
+
+T = TypeVar("T")
 
 _LINUX = sys.platform == "linux"
 # sockios.h: bytes in the send queue that the peer's TCP has not acknowledged, our FIN counted as one.
@@ -77,8 +81,8 @@ class Socket(Protocol):
     def family(self) -> int: ...
     def fileno(self) -> int: ...
     def recv(self, bufsize: int, /) -> bytes: ...
-    def send(self, data: Any, /) -> int: ...
-    def sendmsg(self, buffers: Iterable[Any], /) -> int: ...
+    def send(self, data: Any, flags: int, /) -> int: ...
+    def sendmsg(self, buffers: Iterable[Any], ancillary: tuple[()], flags: int, /) -> int: ...
     def getsockname(self) -> SocketAddress: ...
     def getpeername(self) -> SocketAddress: ...
     def close(self) -> None: ...
@@ -88,7 +92,7 @@ class DatagramSocket(Socket, Protocol):
     """What is asked of a datagram socket, besides. One call, one datagram."""
 
     def recvfrom(self, bufsize: int, /) -> tuple[bytes, SocketAddress]: ...
-    def sendto(self, data: Any, address: SocketAddress, /) -> int: ...
+    def sendto(self, data: Any, flags: int, address: SocketAddress, /) -> int: ...
 
 
 class _Listening4(socket.socket):
@@ -113,8 +117,52 @@ def _free_a_large_block() -> None:
     bytearray(1 << 20)
 
 
+class ForkWatcher(Protocol):
+    """What has to know that it is in a forked child now."""
+
+    def forked(self) -> None:
+        """Called in the child, before anything else happens there."""
+
+
+_fork_watchers: weakref.WeakSet[ForkWatcher] = weakref.WeakSet()
+
+
+# The signals that handlers of ours are called for; and, while a thread forks, the mask that it had before.
+_caught: set[int] = set()
+_masks: dict[int, set[Any]] = {}
+
+
+def _before_fork() -> None:
+    # One that comes to the child before its handlers are as they should be would be lost: the interpreter forgets what
+    # is pending there.
+    if _caught:
+        _masks[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _caught)
+
+
+def _after_fork() -> None:
+    mask = _masks.pop(threading.get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _forked() -> None:
+    try:
+        for watcher in tuple(_fork_watchers):
+            watcher.forked()
+    finally:
+        _after_fork()
+        _masks.clear()  # of other threads, which are not here
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_forked)
+
+
 class System:
     """The machine's own kernel."""
+
+    # What all reactors of a process share, by its kind.
+    _shared: ClassVar[dict[type, Any]] = {}
 
     def __init__(self) -> None:
         _free_a_large_block()
@@ -122,6 +170,8 @@ class System:
         self._lookups = Lookups(self.resolve, _in_thread)
         # Path -> (device, inode) of the socket files made here.
         self._socket_files: dict[str, tuple[int, int]] = {}
+        # Listening sockets that were made elsewhere: other processes may listen with them as well.
+        self._given: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
     # Time, pollers, wake-ups
 
@@ -145,6 +195,34 @@ class System:
             locked = _AnyThreadsSocket(number)
             undo.pop_all()
         return ours, locked
+
+    # Processes
+
+    def shared(self, kind: Callable[[System], T]) -> T:
+        """The one thing of this kind in the process."""
+        found = self._shared.get(kind)  # type: ignore[call-overload]
+        if found is None:
+            found = self._shared[kind] = kind(self)  # type: ignore[index]
+        return found  # type: ignore[no-any-return]
+
+    def process(self) -> int:
+        """This process's number."""
+        return os.getpid()
+
+    def watch_forks(self, watcher: ForkWatcher) -> None:
+        """Calls `watcher.forked()` in every child that is forked from now on, as long as `watcher` lives."""
+        _fork_watchers.add(watcher)
+
+    def close_copy(self, sock: Socket, identity: object) -> None:
+        """In a forked child: closes the child's copy of the descriptor, unless its number is another file's by now.
+
+        Nothing is sent, no file is removed: the socket is the parent's.
+        """
+        syscalls.close_if(identity, sock.detach())  # type: ignore[attr-defined]
+
+    def identity(self, fd: int) -> object:
+        """What file the number means: equal as long as it is the same. None: none."""
+        return syscalls.identity(fd)
 
     # Listening
 
@@ -243,7 +321,23 @@ class System:
                 sock.listen(options.limits.backlog)
         except OSError as exc:
             raise named(exc, f"cannot listen on {sock!r}") from exc
+        self._given.add(sock)
         return [sock]
+
+    def stop_listening(self, sock: Socket) -> None:
+        """Closes a listener's socket. Nobody listens there any more, also where a forked child has a copy of it.
+
+        Else callers would wait in a queue that nobody asks. A given socket is only closed here: others may share it.
+        """
+        if sock not in self._given:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+                while sock.family == socket.AF_UNIX:
+                    # Who waits in the queue of a TCP socket has been reset by that; here each must be let go.
+                    sock.accept()[0].close()  # type: ignore[attr-defined]
+            except OSError:
+                pass  # there is nobody more, or it does not listen: closing it says the rest
+        self.close_listening(sock)
 
     def close_listening(self, sock: Socket) -> None:
         """Closes what was bound (a datagram socket, too); removes the socket file if it is still the one made here."""
@@ -561,12 +655,32 @@ class System:
         return _TCP_STATES[info[0]] if info[0] < len(_TCP_STATES) else "?"
 
     def reset(self, sock: Socket) -> None:
-        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end."""
+        """Closes with RST instead of FIN. A Unix socket cannot: its peer reads what was sent, then the end.
+
+        The peer learns of it at once, also where a copy of the descriptor lives on in a forked child.
+        """
         try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
+            if sock.family == socket.AF_UNIX:
+                sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
+            elif not syscalls.disconnect(sock.fileno()):
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)  # type: ignore[attr-defined]
         except OSError:
             pass  # already gone: close says no more than that
         self.close(sock)
+
+    def finish(self, sock: Socket) -> bool:
+        """Sends our FIN and closes; returns whether the FIN left. False: the connection is gone already.
+
+        The close alone would send it only where nobody has a copy of the descriptor (a forked child, a duplicate).
+        """
+        try:
+            self.shutdown_output(sock)
+        except OSError:
+            sent = False
+        else:
+            sent = True
+        self.close(sock)
+        return sent
 
     def close(self, sock: Socket) -> None:
         """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""
@@ -592,7 +706,9 @@ class System:
             count = max(0, found.st_size - offset)
         if offset + count > found.st_size:
             raise ValueError(f"{file!r} has {found.st_size} bytes, not {count} from {offset} on")
-        return FileRange(os.dup(file.fileno()), offset, count, os.close)
+        fd = os.dup(file.fileno())
+        identity = syscalls.identity(fd)
+        return FileRange(fd, offset, count, functools.partial(syscalls.close_if, identity), identity)
 
     def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
         """Lets the kernel take up to so much of it; returns how much it took.
@@ -600,19 +716,24 @@ class System:
         The OSErrors of send(2); FileUnusable when there is less of the file than there was, or it cannot be read.
         """
         wanted = min(part.size, limit_bytes)
+        # sendfile(2) writes to a file as well: to somebody else's, if somebody closed our descriptor.
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)  # type: ignore[attr-defined]
+        _check_is_there(part)
         try:
-            sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
+            with no_broken_pipe_signal():
+                sent = os.sendfile(sock.fileno(), part.fd, part.offset, wanted)
         except OSError as exc:
             if exc.errno in WAIT or exc.errno == errno.EPIPE:
                 raise
             # A file system that cannot, a failing disk, or the socket's own error: this way tells which.
-            return sock.send(self.read_file(part, wanted))
+            return sock.send(self.read_file(part, wanted), NO_SIGNAL)
         if not sent:
             raise _shrunk(part)
         return sent
 
     def read_file(self, part: FileRange, limit_bytes: int) -> bytes:
         """The first bytes of it, at least one, into memory. FileUnusable, as above."""
+        _check_is_there(part)
         try:
             data = os.pread(part.fd, min(part.size, limit_bytes), part.offset)
         except OSError as exc:
@@ -642,28 +763,52 @@ class System:
             self._executor.shutdown(wait=False, cancel_futures=True)
             self._executor = None
 
+    def in_main_thread(self) -> bool:
+        """Whether this is the thread in which signals can be handled."""
+        return threading.current_thread() is threading.main_thread()
+
     def wake_on_signals(self, fd: int) -> int:
-        """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before."""
-        if threading.current_thread() is not threading.main_thread():
-            raise ValueError("signals can be handled only in the main thread")
+        """Lets the interpreter write the number of each signal to `fd` (-1: to none). Returns the fd it had before.
+
+        Main thread only. A descriptor that cannot be written to is none.
+        """
         try:
             return signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-        except (OSError, ValueError):  # who had it before has closed it meanwhile
+        except (OSError, ValueError):  # closed, or something else, by now
             return signal.set_wakeup_fd(-1)
 
-    def catch_signal(self, number: int) -> Any:
-        """From now on the signal only wakes the loop. Returns what handled it before, for `restore_signal`."""
-        before = signal.signal(number, _only_wake)
+    def pass_signal_on(self, fd: int, number: int) -> None:
+        """Does for another's wake-up descriptor what the interpreter does: writes the number, or drops it when full."""
+        try:
+            with no_broken_pipe_signal():
+                os.write(fd, bytes((number,)))
+        except OSError:
+            pass
+
+    def catch_signal(self, number: int, handler: Callable[[int, Any], None]) -> Any:
+        """Calls `handler` for the signal from now on. Returns what handled it before, for `restore_signal`."""
+        before = signal.signal(number, handler)
         try:
             # Without this a system call of another library would fail with EINTR.
             signal.siginterrupt(number, False)
         except BaseException:
             self.restore_signal(number, before)
             raise
+        _caught.add(number)
         return before
 
-    def restore_signal(self, number: int, handler: Any) -> None:
-        signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+    def catches_signal(self, number: int, handler: Callable[[int, Any], None]) -> bool:
+        """Whether it is still that handler which is called."""
+        return signal.getsignal(number) == handler
+
+    def restore_signal(self, number: int, before: Any) -> None:
+        """Handles the signal as before."""
+        signal.signal(number, before if before is not None else signal.SIG_DFL)
+        _caught.discard(number)
+
+    def raise_signal(self, number: int) -> None:
+        """Sends it to this process."""
+        signal.raise_signal(number)
 
     def stop_signals(self) -> tuple[int, ...]:
         """The signals that ask a server to end."""
@@ -707,8 +852,12 @@ def _set(sock: socket.socket, level: int, option: int, value: int, name: str) ->
         raise named(exc, f"{name} cannot be {value}") from exc
 
 
-def _only_wake(number: int, frame: object) -> None:
-    """The interpreter has written the number to the wake-up descriptor; the loop does the rest."""
+def _check_is_there(part: FileRange) -> None:
+    """Another file may have the number by now, if somebody closed our descriptor."""
+    if part.identity is not None and syscalls.identity(part.fd) != part.identity:
+        raise FileUnusable(
+            errno.EBADF, f"the descriptor {part.fd} of a file that was being sent was closed by somebody"
+        )
 
 
 def _shrunk(part: FileRange) -> FileUnusable:

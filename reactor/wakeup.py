@@ -1,8 +1,8 @@
 """How the loop is woken from outside its own turn: by other threads, by signals, by calls made between turns.
 
-A pair of connected sockets: the loop polls one, a waker writes one byte to the other. The interpreter itself writes
-there the number of each signal that arrives (signal.set_wakeup_fd), so signals are served in the loop's own time, like
-everything else. A waker's byte is 0, which no signal has.
+A pair of connected sockets: the loop polls one, a waker writes one byte to the other. The interpreter itself may write
+there the number of each signal that arrives (signal.set_wakeup_fd, see `signals`). A waker's byte is 0, which no signal
+has.
 
 Wake-ups are joined: one byte is enough for any number of calls. The byte is read first, then the flag is cleared, then
 the calls are taken; and a waker adds its call first, then looks at the flag. So whoever finds the flag set has added a
@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from reactor.pollers import INVALID, READ
-from reactor.system import System
+from reactor.syscalls import NO_SIGNAL
+from reactor.system import Socket, System
 
 logger = logging.getLogger("reactor")
 
@@ -28,9 +29,12 @@ class Waker:
     """One end in the poller, the other in everybody else's hands."""
 
     def __init__(self, system: System) -> None:
+        self._system = system
         self._ours, self._theirs = system.pair()
+        self._files = [(sock, system.identity(sock.fileno())) for sock in (self._ours, self._theirs)]
         self._woken = False
         self.on_signal: Callable[[int], None] | None = None
+        self.on_woken: Callable[[], None] | None = None
 
     def fileno(self) -> int:
         """What the loop polls."""
@@ -46,7 +50,7 @@ class Waker:
             return
         self._woken = True
         try:
-            self._theirs.send(b"\0")
+            self._theirs.send(b"\0", NO_SIGNAL)
         except OSError:
             pass  # full, so the loop is awake already; or closed, so there is nobody to wake
 
@@ -59,6 +63,8 @@ class Waker:
         for number in numbers:
             if number and self.on_signal is not None:
                 self.on_signal(number)
+        if self.on_woken is not None:
+            self.on_woken()
 
     def on_events(self, events: int) -> None:
         if events & INVALID:
@@ -75,8 +81,14 @@ class Waker:
         raise OSError(errno.EBADF, "the reactor's own wake-up descriptor was closed by somebody else")
 
     def abandon(self) -> None:
-        self._ours.close()
-        self._theirs.close()
+        for sock, file in self._files:
+            if self._system.identity(sock.fileno()) == file:
+                sock.close()
+            else:
+                self._system.forget(sock)  # closed by somebody else, and its number another's
+
+    def forked(self) -> Sequence[Socket]:
+        return self._ours, self._theirs
 
     def __repr__(self) -> str:
         return f"<Waker {'woken' if self._woken else 'asleep'}>"

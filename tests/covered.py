@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 # Words, pure rooms, and the loop: as the plan of the house (tests/test_house.py) has them.
 ROOMS = ("errors", "options", "report", "trace", "protocol")
 ROOMS += ("addresses", "lifecycle", "deadlines", "buffers", "framing", "tls", "timers", "racing", "loop")
-TESTS = ("addresses", "buffers", "coverage_rooms", "deadlines", "embedding", "errors", "framing", "lifecycle", "loop")
-TESTS += ("operations", "options", "racing", "spins", "threads", "timers", "tls")
+TESTS = ("addresses", "buffers", "coverage_rooms", "deadlines", "displaced", "embedding", "errors", "framing")
+TESTS += ("lifecycle", "loop", "operations", "options", "racing", "signals", "spins", "threads", "timers", "tls")
 # They take half a minute.
 _PATIENCE = 600.0
 

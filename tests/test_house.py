@@ -34,6 +34,7 @@ ROOMS = [
     "timers",
     "racing",
     # seam
+    "syscalls",
     "pollers",
     "service",
     "given",
@@ -56,7 +57,7 @@ ROOMS = [
     "reactor",
     "embedding",
 ]
-SEAM = {"pollers", "service", "given", "lookups", "system"}
+SEAM = {"syscalls", "pollers", "service", "given", "lookups", "system"}
 OPERATING_SYSTEM = {
     "socket",
     "selectors",

@@ -14,7 +14,17 @@ import time
 import attrs
 import pytest
 
-from reactor import Deadlines, FlushTimeout, Misuse, Options, Protocol, Reactor, ReactorClosed, Sockets
+from reactor import (
+    DatagramProtocol,
+    Deadlines,
+    FlushTimeout,
+    Misuse,
+    Options,
+    Protocol,
+    Reactor,
+    ReactorClosed,
+    Sockets,
+)
 from reactor.pollers import POLLERS
 from reactor.system import System
 from reactor.testing import SimulatedSystem
@@ -749,3 +759,49 @@ def test_a_call_that_cannot_wake_the_loop_is_not_made(reactor, monkeypatch):
     monkeypatch.undo()
     reactor.run()
     assert made == []
+
+
+# In a forked child (tests/test_forks.py forks; here the loop is only told)
+
+
+def test_a_loop_that_is_a_childs_copy_refuses_everything_and_closes_its_copies_only(poller, tmp_path):
+    """Whatever it was doing: one end was served, one has ended and is not buried, one rests, one was never watched."""
+    reactor = Reactor(poller=poller)
+    server = Server(reactor, Recorder, "unix", str(tmp_path / "socket"))
+    peer, protocol = server.connected()
+    ours, theirs = socket.socketpair()
+    with peer, ours, theirs:
+        endpoint = reactor.datagram(DatagramProtocol, ("127.0.0.1", 0))
+        reactor.add_reader(ours, print)
+        reactor.connect(Recorder, sock=theirs.dup())
+        other = server.peer()
+        reactor.run_once(0)
+        with other:
+            reactor.connections[-1].abort()
+            number = protocol.connection.get_extra_info("socket").fileno()
+            copy = os.dup(number)
+            reactor.forked()
+            reactor.forked()
+            assert reactor.is_inherited()
+            assert "another process" in repr(reactor)
+            for call in (reactor.run, reactor.stop, protocol.connection.close, endpoint.abort, server.listener.close):
+                with pytest.raises(Misuse, match="make a Reactor here"):
+                    call()
+            with pytest.raises(Misuse):
+                protocol.connection.write(b"hello")
+            reactor.close()
+            reactor.close()
+            with pytest.raises(OSError):
+                os.fstat(number)
+            os.close(copy)
+            assert (tmp_path / "socket").exists()
+    assert protocol.calls == ["connection_made"]
+
+
+def test_a_closed_loop_is_closed_in_a_child_as_well(poller):
+    """There is nothing to inherit."""
+    reactor = Reactor(poller=poller)
+    reactor.close()
+    reactor.forked()
+    with pytest.raises(ReactorClosed):
+        reactor.run()

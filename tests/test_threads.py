@@ -72,9 +72,9 @@ class CountingSocket:
         self._sock = sock
         self.sent = 0
 
-    def send(self, data):
+    def send(self, data, flags):
         self.sent += len(data)
-        return self._sock.send(data)
+        return self._sock.send(data, flags)
 
     def __getattr__(self, name):
         return getattr(self._sock, name)

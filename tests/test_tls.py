@@ -1598,7 +1598,7 @@ def test_last_words_are_heard_whole_though_a_read_completes_no_record(reactor, v
             def __getattr__(self, name):
                 return getattr(sock, name)
 
-            def send(self, data):
+            def send(self, data, flags):
                 raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
         sock = protocol.connection._socket

@@ -65,7 +65,7 @@ class DatagramSocket(SimulatedSocket):
             events |= WRITE
         return events
 
-    def send(self, data: Any) -> int:
+    def send(self, data: Any, flags: int = 0) -> int:
         self.check("send")
         if self.error_number:
             raise os_error(self.take_error())
@@ -74,7 +74,9 @@ class DatagramSocket(SimulatedSocket):
             raise os_error(errno.ENOTCONN if self.family == socket.AF_UNIX else errno.EDESTADDRREQ)
         return self._send(bytes(data), self.remote)
 
-    def sendto(self, data: Any, address: Any) -> int:
+    def sendto(self, data: Any, *flags_and_address: Any) -> int:
+        """As the socket module's: the flags may be left out."""
+        address = flags_and_address[-1]
         self.check("sendto")
         if self.error_number:
             raise os_error(self.take_error())
@@ -166,7 +168,7 @@ class DatagramSocket(SimulatedSocket):
     def recv(self, bufsize: int) -> bytes:
         return self.recvfrom(bufsize)[0]
 
-    def sendmsg(self, buffers: Iterable[Any]) -> int:
+    def sendmsg(self, buffers: Iterable[Any], ancillary: tuple[()] = (), flags: int = 0) -> int:
         return self.send(b"".join(buffers))
 
     def getpeername(self) -> Any:

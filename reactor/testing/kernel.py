@@ -37,8 +37,9 @@ from reactor import pollers
 from reactor.addresses import Address, SocketAddress, UnixPath, address_text, check_port
 from reactor.buffers import FileRange
 from reactor.lookups import Answer, Lookup, Lookups
+from reactor.syscalls import NO_SIGNAL
 from reactor.system import DatagramSocket as SystemDatagramSocket
-from reactor.system import Socket, System
+from reactor.system import ForkWatcher, Socket, System
 from reactor.testing.datagrams import DatagramSocket
 from reactor.testing.faults import Fault
 from reactor.testing.links import Link
@@ -97,7 +98,9 @@ class SimulatedSystem(System):
         self._pumping = False
         self._poller: SimulatedPoller | None = None
         self._waking: tuple[SimulatedSocket, ...] = ()
-        self._caught: set[int] = set()
+        # What reactors on this system share; the handlers of signals, and where their numbers are written.
+        self._shared = {}  # type: ignore[misc]  # of one process, which is this system
+        self._handlers: dict[int, Callable[[int, Any], None]] = {}
         self._signal_fd = -1
         self._lookups = Lookups(self.resolve, self._while_it_waits)
 
@@ -222,11 +225,15 @@ class SimulatedSystem(System):
 
     def send_signal(self, number: int) -> None:
         """A signal arrives. It is ignored if the reactor does not handle it."""
-        if number in self._caught and self._signal_fd in self.descriptors:
-            waker = self.descriptors[self._signal_fd]
-            assert isinstance(waker, StreamSocket)
+        handler = self._handlers.get(number)
+        if handler is None:
+            return
+        # As the interpreter does it: the number is dropped when there is no room, and the handler is called anyway.
+        waker = self.descriptors.get(self._signal_fd)
+        if isinstance(waker, StreamSocket) and waker.room():
             waker.put(bytes((number,)))
             self.pump()
+        handler(number, None)
 
     def ready(self) -> list[tuple[int, int]]:
         """What a poll would tell now."""
@@ -482,6 +489,20 @@ class SimulatedSystem(System):
             self.give_descriptor(end)
         return ends
 
+    # The seam: processes. The whole system is one, and forks of the real one concern nothing in it.
+
+    def process(self) -> int:
+        return 1
+
+    def watch_forks(self, watcher: ForkWatcher) -> None:
+        """There are none."""
+
+    def close_copy(self, sock: Socket, identity: object) -> None:
+        """There are none."""
+
+    def identity(self, fd: int) -> object:
+        return self.descriptors.get(fd)
+
     # The seam: listening
 
     def listen_tcp(self, host: str | None, port: int, options: opt.Options) -> list[Socket]:
@@ -523,6 +544,9 @@ class SimulatedSystem(System):
         return []
 
     def close_listening(self, sock: Socket) -> None:
+        self.close(sock)
+
+    def stop_listening(self, sock: Socket) -> None:
         self.close(sock)
 
     def accept(self, listening: Socket) -> tuple[Socket, SocketAddress]:
@@ -578,7 +602,7 @@ class SimulatedSystem(System):
     # The seam: bytes, and the end of a connection
 
     def send_file(self, sock: Socket, part: FileRange, limit_bytes: int) -> int:
-        return sock.send(self.read_file(part, limit_bytes))
+        return sock.send(self.read_file(part, limit_bytes), NO_SIGNAL)
 
     def has_input(self, sock: Socket) -> bool:
         assert isinstance(sock, StreamSocket)
@@ -596,9 +620,21 @@ class SimulatedSystem(System):
         return sock.state() if isinstance(sock, TcpSocket) and not sock.released else None
 
     def reset(self, sock: Socket) -> None:
-        if isinstance(sock, TcpSocket):
-            sock.reset_on_close = not (sock.fin_received and sock.fin_posted)
+        if isinstance(sock, TcpSocket) and not sock.released:
+            sock.disconnect()
+        elif isinstance(sock, UnixSocket) and not sock.released:
+            sock.shutdown()
         self.close(sock)
+
+    def finish(self, sock: Socket) -> bool:
+        try:
+            self.shutdown_output(sock)
+        except OSError:
+            sent = False
+        else:
+            sent = True
+        self.close(sock)
+        return sent
 
     def close(self, sock: Socket) -> None:
         sock.close()
@@ -652,16 +688,32 @@ class SimulatedSystem(System):
             if function is _run_into:
                 args[0].cancel()
 
+    def in_main_thread(self) -> bool:
+        return True
+
     def wake_on_signals(self, fd: int) -> int:
         before, self._signal_fd = self._signal_fd, fd
         return before
 
-    def catch_signal(self, number: int) -> Any:
-        self._caught.add(number)
-        return None
+    def pass_signal_on(self, fd: int, number: int) -> None:
+        """Nobody else is in this process."""
 
-    def restore_signal(self, number: int, handler: Any) -> None:
-        self._caught.discard(number)
+    def catch_signal(self, number: int, handler: Callable[[int, Any], None]) -> Any:
+        before = self._handlers.get(number)
+        self._handlers[number] = handler
+        return before
+
+    def catches_signal(self, number: int, handler: Callable[[int, Any], None]) -> bool:
+        return self._handlers.get(number) == handler
+
+    def restore_signal(self, number: int, before: Any) -> None:
+        if before is None:
+            del self._handlers[number]
+        else:
+            self._handlers[number] = before
+
+    def raise_signal(self, number: int) -> None:
+        self.send_signal(number)
 
     def service_manager(self) -> None:
         return None

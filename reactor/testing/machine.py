@@ -60,6 +60,8 @@ class Scenario:
 
     name: str
     unix: bool = False
+    # Descriptors of our socket that others have, as after a fork.
+    copies: int = 0
     # What `eof_received` returns.
     keep_open: bool = False
     latency: float = 0.0
@@ -87,6 +89,8 @@ SCENARIOS = {
         Scenario(name="unix", unix=True),
         Scenario(name="unix-keep-open", unix=True, keep_open=True),
         Scenario(name="doorway", doorway=True, options=attrs.evolve(OPTIONS, limits=DOORWAY_LIMITS)),
+        Scenario(name="tcp-forked", copies=1),
+        Scenario(name="unix-forked", unix=True, copies=1),
     )
 }
 

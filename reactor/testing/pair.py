@@ -143,7 +143,7 @@ class Pair(Machine):
                 arrived = theirs.received + theirs.discarded
                 need(arrived == application.written_in_all, "both ended in order, and not everything arrived")
             if isinstance(sock, TcpSocket):
-                need(not sock.reset_on_close, "an end in order was a reset")
+                need(not sock.was_disconnected, "an end in order was a reset")
 
     def _both_ways(self) -> list[tuple[tuple[Application, StreamSocket], tuple[Application, StreamSocket]]]:
         one, two = self.ends.values()

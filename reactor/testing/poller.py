@@ -50,15 +50,16 @@ class SimulatedPoller:
         sock.interest = interest
         self.touch(sock)
 
-    def unregister(self, fd: int) -> None:
+    def unregister(self, fd: int) -> bool:
         sock = self._watched.pop(fd, None)
         if sock is None:
             if fd not in self._forgotten:
                 raise os_error(errno.ENOENT)
             self._forgotten.discard(fd)
-            return
+            return False
         sock.watcher, sock.interest = None, 0
         self._active.pop(fd, None)
+        return True
 
     def forget(self, fd: int) -> None:
         """The descriptor was closed; epoll then forgets it."""
@@ -111,3 +112,5 @@ class SimulatedPoller:
     def close(self) -> None:
         for fd in tuple(self._watched):
             self.unregister(fd)
+
+    close_copy = close

@@ -225,7 +225,7 @@ class Listening(SimulatedSocket):
 class StreamSocket(SimulatedSocket):
     """One end of a connection."""
 
-    __slots__ = ("arrived", "capacity", "fin_received", "inbox", "peer", "remote", "shut")
+    __slots__ = ("arrived", "capacity", "copies", "fin_received", "inbox", "peer", "remote", "shut")
 
     def __init__(self, kernel: SimulatedSystem, family: int, local: Any, remote: Any) -> None:
         super().__init__(kernel, family, local)
@@ -238,6 +238,23 @@ class StreamSocket(SimulatedSocket):
         # Our output was ended; the peer's end arrived, behind what is in the inbox.
         self.shut = False
         self.fin_received = False
+        # Descriptors of it that others have: duplicates, and those of forked children. The last one closes it.
+        self.copies = 0
+
+    def close(self) -> None:
+        """close(2): with copies elsewhere nothing but the descriptor goes, and the peer notices nothing."""
+        if self.release() and not self.copies:
+            self.end()
+
+    def close_a_copy(self) -> None:
+        """Somebody else closes his descriptor of it."""
+        self.copies -= 1
+        if self.released and not self.copies:
+            self.end()
+
+    def end(self) -> None:
+        """The last descriptor was closed."""
+        raise NotImplementedError
 
     def take_in(self, data: bytes) -> None:
         """It arrived, in order."""
@@ -260,7 +277,7 @@ class StreamSocket(SimulatedSocket):
         """It never had a program: the queue it was in is closed."""
         raise NotImplementedError
 
-    def send(self, data: Any) -> int:
+    def send(self, data: Any, flags: int = 0) -> int:
         self.check("send")
         self.check_send()
         self.kernel.check_transfer(self)
@@ -276,7 +293,7 @@ class StreamSocket(SimulatedSocket):
         self.kernel.pump()
         return count
 
-    def sendmsg(self, buffers: Iterable[Any]) -> int:
+    def sendmsg(self, buffers: Iterable[Any], ancillary: tuple[()] = (), flags: int = 0) -> int:
         return self.send(b"".join(buffers))
 
     def recv(self, bufsize: int, flags: int = 0) -> bytes:

@@ -60,9 +60,9 @@ class TcpSocket(StreamSocket):
         "out",
         "patience",
         "receive_capacity",
-        "reset_on_close",
         "soft_error",
         "waits_since",
+        "was_disconnected",
         "was_reset",
         "watch",
     )
@@ -83,7 +83,7 @@ class TcpSocket(StreamSocket):
         self.was_reset = False
         # The program closed it; the kernel still sends what it had accepted.
         self.orphan = False
-        self.reset_on_close = False
+        self.was_disconnected = False
         # Packets of one direction arrive in order.
         self.last_due = 0.0
         # How long our output may stay unacknowledged, and since when nothing of it was acknowledged.
@@ -187,12 +187,17 @@ class TcpSocket(StreamSocket):
             return "FIN-WAIT-1"
         return "LAST-ACK" if self.fin_came_first else "CLOSING"
 
-    def close(self) -> None:
-        if not self.release():
-            return
+    def disconnect(self) -> None:
+        """connect(2) with AF_UNSPEC: a reset, whoever has copies of the descriptor; not after both FINs."""
+        if not self.dead and not (self.fin_received and self.fin_posted):
+            self.was_disconnected = True
+            self.send_reset()
+            self.kernel.pump()
+
+    def end(self) -> None:
         if self.dead or self.over:
             return
-        if self.connecting or self.inbox or self.reset_on_close:
+        if self.connecting or self.inbox:
             self.send_reset()
         else:
             self.orphan = True

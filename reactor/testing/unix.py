@@ -83,10 +83,16 @@ class UnixSocket(StreamSocket):
     def outstanding(self) -> int | None:
         return None if self.peer.inbox else 0
 
-    def close(self) -> None:
-        if self.release():
-            self.leave(unread=bool(self.inbox))
-            self.kernel.pump()
+    def shutdown(self) -> None:
+        """Both sides: the peer can neither send nor receive any more, whoever has copies of the descriptor."""
+        self.shutdown_output()
+        self.fin_received = self.peer.shut = True
+        self.peer.touch()
+        self.kernel.pump()
+
+    def end(self) -> None:
+        self.leave(unread=bool(self.inbox))
+        self.kernel.pump()
 
     def vanish(self) -> None:
         self.released = True

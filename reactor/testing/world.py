@@ -87,6 +87,7 @@ class World(Machine):
         super().__init__(scenario, log, observer)
         self.sock: StreamSocket
         self.sock, self.peer = self.system.connected(unix=scenario.unix)
+        self.sock.copies = scenario.copies
         self.peer.stop_reading()
         self.choices = Choices(self)
         self.system.faults = [self.choices]
@@ -316,8 +317,9 @@ class World(Machine):
         self._check_input()
         if lost is None:
             need(report.unsent == 0, f"{report.unsent} bytes were lost in silence")
+            need(report.fin_sent == sock.shut, f"our FIN left: {sock.shut}; the report says {report.fin_sent}")
             too_late = isinstance(sock, TcpSocket) and sock.was_reset and not report.unacknowledged
-            need((report.fin_sent and sock.shut) or too_late, "it ended in order without our FIN")
+            need(report.fin_sent or too_late, "it ended in order without our FIN")
             need(
                 not self.unacknowledged,
                 f"the end was told as one in order, with {self.unacknowledged} bytes unacknowledged",
@@ -332,6 +334,8 @@ class World(Machine):
                 len(peer.data) >= self.application.written,
                 f"the peer saw a clean end after {len(peer.data)} of {self.application.written} bytes",
             )
+        if kind and not peer.sock.released:
+            need(peer.ending is not None, "the connection has ended, and the peer was not told")
         if kind and lost is None and not self.peer_reset and not self.peer.sock.released:
             need(
                 len(peer.data) == self.application.written_in_all,
@@ -357,9 +361,9 @@ class World(Machine):
             need(lost is not None or lingered or self.drained, "the peer was reset, and our side ended in order")
         ours = isinstance(lost, (Aborted, Deliberate)) or report.how == "reset"
         if ours and not sock.over and not sock.was_reset:
-            need(sock.reset_on_close, "the end was to be a reset, and was a FIN")
+            need(sock.was_disconnected, "the end was to be a reset, and was a FIN")
         if not ours and lost is None:
-            need(not sock.reset_on_close, "an end in order was a reset")
+            need(not sock.was_disconnected, "an end in order was a reset")
 
     def _check_unix_end(self) -> None:
         if self._failed():

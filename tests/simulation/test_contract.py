@@ -18,6 +18,7 @@ import pytest
 from reactor.addresses import Address
 from reactor.options import Limits, Options, Sockets
 from reactor.pollers import ERROR, HANGUP, READ, WRITE
+from reactor.syscalls import NO_SIGNAL
 from reactor.system import System
 from reactor.testing import DescriptorLimit, SimulatedSystem
 from tests.simulation.kernels import (
@@ -41,6 +42,19 @@ class Streams(Kernel):
         super().__init__(system)
         self.transport = transport
         self.path = path
+        self.copies: list[int] = []
+
+    def copy(self, sock) -> None:
+        """Somebody else has a descriptor of it, too, as after a fork."""
+        if isinstance(self.system, SimulatedSystem):
+            sock.copies += 1
+        else:
+            self.copies.append(os.dup(sock.fileno()))
+
+    def close(self) -> None:
+        while self.copies:
+            os.close(self.copies.pop())
+        super().close()
 
     @property
     def tcp(self) -> bool:
@@ -461,6 +475,61 @@ def test_a_close_in_order_sends_on_what_was_accepted(tcp):
     total = tcp.fill(server)
     tcp.system.close(server)
     assert tcp.drain(client) == (total, "EOF")
+
+
+# Copies of a descriptor: duplicates, and those that a fork makes (K20)
+
+
+def test_a_close_says_nothing_while_there_is_a_copy(kernel):
+    """The peer waits on."""
+    server, client = kernel.pair()
+    kernel.copy(server)
+    kernel.system.close(server)
+    assert kernel.events(client, READ, 0.05) == 0
+
+
+def test_our_fin_leaves_although_there_is_a_copy(kernel):
+    """It is a shutdown; behind what was sent."""
+    server, client = kernel.pair()
+    kernel.copy(server)
+    server.send(b"last words")
+    assert kernel.system.finish(server)
+    assert kernel.recv(client) == b"last words"
+    assert kernel.recv(client) == b""
+
+
+def test_our_fin_cannot_leave_after_a_reset(tcp):
+    """Which the answer tells."""
+    server, client = tcp.pair()
+    tcp.system.reset(client)
+    tcp.wait(server, READ)
+    assert not tcp.system.finish(server)
+
+
+@pytest.mark.parametrize("before", ["nothing", "unread", "unsent"])
+def test_our_reset_leaves_although_there_is_a_copy(tcp, before):
+    """At once, and not only when the last copy is closed; unread input and unsent output are no matter."""
+    server, client = tcp.pair(SMALL)
+    tcp.copy(server)
+    if before == "unread":
+        client.send(b"unread")
+        tcp.wait(server, READ)
+    elif before == "unsent":
+        tcp.fill(server)
+    tcp.system.reset(server)
+    assert tcp.drain(client)[1] == "reset"
+
+
+def test_an_end_at_once_is_told_over_a_unix_socket_although_there_is_a_copy(unix):
+    """The peer reads what was sent, then the end; it cannot send any more."""
+    server, client = unix.pair()
+    unix.copy(server)
+    server.send(b"last words")
+    unix.system.reset(server)
+    assert unix.recv(client) == b"last words"
+    assert unix.recv(client) == b""
+    with pytest.raises(BrokenPipeError):
+        client.send(b"x", NO_SIGNAL)
 
 
 # Resets (K5 to K8, K12, K13)

@@ -399,6 +399,16 @@ def a_drain_cuts_nothing(patch):
     instead(patch, "drain", lambda original, self: None)
 
 
+@broken("the end was to be a reset, and was a FIN", 1, "tcp-forked")
+def a_reset_that_waits_for_the_last_copy(patch):
+    patch.setattr(SimulatedSystem, "reset", lambda self, sock: self.close(sock))
+
+
+@broken("our FIN left: False; the report says True", 2, "tcp-forked", "unix-forked")
+def a_fin_that_waits_for_the_last_copy(patch):
+    patch.setattr(SimulatedSystem, "finish", lambda self, sock: self.close(sock) is None)
+
+
 @pytest.mark.parametrize("name", list(BROKEN))
 def test_the_exploration_finds(name, monkeypatch):
     """A reactor with this bug violates something within a few steps, and the same schedule shows it again."""

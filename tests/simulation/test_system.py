@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import signal
 import time
 
 import pytest
@@ -77,11 +78,91 @@ def test_nothing_is_left_to_the_machine():
         "pending_error",
         "read_file",
         "resolve_numeric",
+        "shared",
         "tcp_lives",
         "unix_address",
     }
     questions = {name for name, value in vars(System).items() if callable(value) and not name.startswith("_")}
     assert questions - set(vars(SimulatedSystem)) == asks_nobody
+
+
+# Signals
+
+
+class Eager(SimulatedSystem):
+    """A signal arrives at once when it is caught, and once more just before it is given back."""
+
+    def catch_signal(self, number, handler):
+        before = super().catch_signal(number, handler)
+        self.send_signal(number)
+        return before
+
+    def restore_signal(self, number, before):
+        self.send_signal(number)
+        super().restore_signal(number, before)
+
+
+def test_a_signal_that_comes_while_it_is_taken_or_given_back_has_an_owner():
+    """The first is served; the second goes to the reactor that had it before, or is taken back with the handler."""
+    system = Eager()
+    told = []
+    with Reactor(system=system) as reactor:
+        reactor.add_signal_handler(signal.SIGTERM, told.append, "term")
+        reactor.run_once(0)
+        assert told == ["term"]
+        assert reactor.remove_signal_handler(signal.SIGTERM)
+        reactor.run_once(0)
+        assert told == ["term"]
+
+
+def test_a_full_waker_loses_no_signal():
+    """The number need not be written anywhere."""
+    system = SimulatedSystem()
+    told = []
+    with Reactor(system=system) as reactor:
+        reactor.add_signal_handler(signal.SIGTERM, told.append, "term")
+        reactor.waker._theirs.send(b"\1")
+        reactor.waker._theirs.capacity = 1
+        system.send_signal(signal.SIGTERM)
+        reactor.run_once(0)
+        assert told == ["term"]
+
+
+# Several events for one number
+
+
+def test_an_event_of_a_batch_is_not_given_to_who_has_the_number_next():
+    """Two ends are ready; the call for the first closes the second, and a new, quiet one gets its number."""
+    for first_ready in (0, 1):
+        system = SimulatedSystem()
+        with Reactor(system=system) as reactor:
+            pairs = [system.stream_pair() for _ in range(2)]
+            called, replaced = [], []
+
+            def replace(me, other, pairs=pairs, reactor=reactor, system=system, called=called, replaced=replaced):
+                pairs[me][0].recv(1)
+                if replaced:
+                    return
+                reactor.remove_reader(pairs[other][0])
+                number = pairs[other][0].fileno()
+                pairs[other][0].close()
+                new, peer = system.stream_pair()
+                assert number in (new.fileno(), peer.fileno())
+                quiet = new if new.fileno() == number else peer
+                replaced.append(quiet)
+                reactor.add_reader(quiet, called.append, quiet)
+
+            for me in (0, 1):
+                reactor.add_reader(pairs[me][0], replace, me, 1 - me)
+            for place in (first_ready, 1 - first_ready):
+                pairs[place][1].send(b"x")
+            reactor.run_once(0)
+            assert len(replaced) == 1
+            assert called == []
+            replaced[0].peer.send(b"y")
+            reactor.run_once(0)
+            assert called == replaced
+            system.descriptors.clear()
 
 
 # Time
