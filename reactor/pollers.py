@@ -259,6 +259,9 @@ POLLERS: dict[str, type[Poller]] = {}
 if hasattr(select, "epoll"):
     # Asked for at first, because the array is allocated at each call; when there are more, all are asked for.
     _EVENTS_PER_POLL = 512
+    # What epoll_ctl(2) says of a number that is not the file which was registered: closed, another file, or one that
+    # cannot be polled. Any other failure tells nothing of that.
+    _NOT_OURS = frozenset({errno.EBADF, errno.ENOENT, errno.EPERM})
 
     class EpollPoller:
         """epoll(7), level-triggered. Forgets a descriptor that somebody else closes, so nothing is told of it.
@@ -299,9 +302,9 @@ if hasattr(select, "epoll"):
             del self._interest[fd]
             try:
                 self._epoll.unregister(fd)
-            except OSError:
+            except OSError as exc:
                 self._haunted = True
-                return False
+                return exc.errno not in _NOT_OURS
             return True
 
         def poll(self, timeout: float | None) -> list[tuple[int, int]]:
@@ -339,8 +342,10 @@ if hasattr(select, "epoll"):
         def _knows(self, fd: int, interest: int) -> bool:
             try:
                 self._epoll.modify(fd, interest)
-            except OSError:
-                return False
+            except OSError as exc:
+                return exc.errno not in _NOT_OURS
+            except MemoryError:
+                pass
             return True
 
         def fileno(self) -> int:

@@ -145,22 +145,35 @@ class Signals:
         self._check_thread()
         if number in self._calls and not self._table.has(number):
             self.remove(number)  # somebody else has it now, and is the one whom it will be given back to
-        if number not in self._calls:
+        new = number not in self._calls
+        if new:
             self._table.take(number, self)
+        try:
+            self._take_descriptor(by_force=self._runs)
+        except BaseException:
+            if new:
+                self._table.give_back(number, self)
+            raise
         self._calls[number] = (callback, args)
         self._loop.waker.on_signal, self._loop.waker.on_woken = self._written, self._woken
-        self._take_descriptor(by_force=self._runs)
 
     def remove(self, number: int) -> bool:
         """Gives the signal back; False when it was not taken."""
         if number not in self._calls:
             return False
         self._check_thread()
-        self._table.give_back(number, self)
+        last = len(self._calls) == 1
+        if last:
+            self._give_descriptor_back()
+        try:
+            self._table.give_back(number, self)
+        except BaseException:
+            if last:
+                self._take_descriptor(by_force=self._runs)
+            raise
         del self._calls[number]
         if not self._calls:
             self._loop.waker.on_signal = self._loop.waker.on_woken = None
-            self._give_descriptor_back()
         return True
 
     def close(self) -> None:
@@ -253,8 +266,8 @@ class Signals:
 
     def _give_descriptor_back(self) -> None:
         """To who had it, if it is still the same file; else to another reactor that has signals."""
-        (fd, identity), self._before = self._before, (-1, None)
         now = self._system.wake_on_signals(-1)
+        (fd, identity), self._before = self._before, (-1, None)
         if now != self._descriptor:
             self._system.wake_on_signals(now)  # another's by now, and not ours to take away
         elif fd >= 0 and self._system.identity(fd) == identity:

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -27,12 +28,23 @@ _UNSPECIFIED = struct.pack("H", 0) + bytes(126)
 _BROKEN_PIPE = frozenset({signal.SIGPIPE}) if hasattr(signal, "SIGPIPE") else frozenset()
 
 
+class _AnyFile:
+    """What a number means if the kernel could not be asked. It is equal to every file: what is ours must be closed."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def identity(fd: int) -> object:
-    """What file the number means: equal as long as it means the same. None: no file at all."""
+    """What file the number means: equal as long as it means the same. None: no file at all. Raises nothing."""
     try:
         found = os.fstat(fd)
-    except OSError:
-        return None
+    except OSError as exc:
+        return None if exc.errno == errno.EBADF else _AnyFile()
+    except MemoryError:
+        return _AnyFile()
     return found.st_dev, found.st_ino
 
 

@@ -115,25 +115,21 @@ def test_one_that_left_the_poller_at_a_hang_up_is_found(name, victims, tmp_path)
 
 @pytest.mark.logs_errors
 def test_one_that_was_accepted_and_has_not_begun_is_found(reactor, victims):
-    """Its protocol is made, and never told of it; the file that has the number is not watched."""
+    """No protocol is made for it; the file that has the number is not watched."""
     server = Server(reactor)
-    begun = []
-
-    def factory():
-        begun.append(True)
-        return Recorder()
-
-    server.listener._factory = factory
+    lost = []
     accept = server.listener.accept
 
     def accept_and_lose(door):
         accept(door)
         for connection in reactor.connections:
+            lost.append(connection)
             victims.take(fd_of(connection))
 
     server.listener.accept = accept_and_lose
     with server.peer():
-        turn_until(reactor, lambda: begun and not reactor.connections)
+        turn_until(reactor, lambda: lost and not reactor.connections)
+    assert server.protocols == []
 
 
 def test_what_is_no_socket_any_more_is_told_as_closed_by_somebody_else(reactor, victims):

@@ -321,11 +321,12 @@ WITHIN = {
         "check_open",
         "dismiss",
     }
-    | {"doom", "gather", "look_at_clock", "nudge", "post", "post_handle", "set_timer"},
+    | {"doom", "forked", "gather", "is_inherited", "is_still_ours", "look_at_clock", "nudge", "pass_by", "post"}
+    | {"post_handle", "rest", "set_timer", "watch"},
     "Connection": {"abandon", "begin", "bury", "callback_failed", "cut", "deliver", "displaced", "drain", "drop"}
     | {"end_linger", "fail", "flush", "handshake_failed", "handshake_late", "hidden_error", "is_broken", "on_events"}
     | {"on_readable", "peer_ended", "post", "receive", "secured", "send_or_gather", "choose_reader", "count_discarded"}
-    | {"go_on", "input_ended", "is_lingering", "output_failed", "rest"},
+    | {"forked", "go_on", "input_ended", "is_lingering", "output_failed", "rest"},
     "Datagram": {
         "abandon",
         "bury",
@@ -334,6 +335,7 @@ WITHIN = {
         "displaced",
         "drain",
         "flush",
+        "forked",
         "go_on",
         "on_events",
         "on_readable",
