@@ -168,7 +168,7 @@ def the_error_behind_a_fin_is_not_asked_for(patch):
     patch.setattr(SimulatedSystem, "error", lambda self, sock: None)
 
 
-@broken("it ended in order without our FIN", 3, "tcp")
+@broken("our FIN left: True; the report says False", 3, "tcp")
 def linger_skipped(patch):
     patch.setitem(lifecycle.TABLE[lifecycle.CLOSING], lifecycle.DRAINED, lifecycle.CLOSED)
     patch.setitem(lifecycle.TABLE[lifecycle.ENDED], lifecycle.CLOSE, lifecycle.CLOSED)
@@ -406,7 +406,7 @@ def a_reset_that_waits_for_the_last_copy(patch):
 
 @broken("our FIN left: False; the report says True", 2, "tcp-forked", "unix-forked")
 def a_fin_that_waits_for_the_last_copy(patch):
-    patch.setattr(SimulatedSystem, "finish", lambda self, sock: self.close(sock) is None)
+    patch.setattr(SimulatedSystem, "shutdown_output", lambda self, sock: None)
 
 
 @pytest.mark.parametrize("name", list(BROKEN))
