@@ -139,11 +139,17 @@ def codecs(context: ssl.SSLContext, *, server_side: bool, server_hostname: str |
     """What makes a codec for each connection. TypeError or ValueError, at once, for a context that cannot be used."""
     if not isinstance(context, ssl.SSLContext):
         raise TypeError(f"tls must be an ssl.SSLContext, not {context!r}")
+    # Asked here, and not of OpenSSL, whose own checks come in another order with another version.
+    others, ours = ssl.PROTOCOL_TLS_SERVER, ssl.PROTOCOL_TLS_CLIENT
+    if server_side:
+        others, ours = ours, others
+    if context.protocol == others:
+        raise ValueError(f"tls: {context!r} is for the other side: it has {others.name}, and {ours.name} is needed")
     if not server_side and context.check_hostname and not server_hostname:
         raise ValueError("without a host, tls needs a server_hostname to check the certificate against")
     make = partial(Codec, context, server_side=server_side, server_hostname=server_hostname)
     try:
         make()
     except ssl.SSLError as exc:
-        raise ValueError(f"tls: {context!r} is for the other side: {exc}") from exc
+        raise ValueError(f"tls: {context!r} cannot be used with server_hostname {server_hostname!r}: {exc}") from exc
     return make

@@ -166,6 +166,29 @@ def test_a_client_without_a_name_to_check_is_refused_at_once():
         codecs(ssl.create_default_context(), server_side=False)
 
 
+@pytest.mark.parametrize("server_side", [True, False])
+def test_a_context_made_for_the_other_side_is_refused_at_once(server_side):
+    """ValueError names the kind of context that it is, and the kind that is needed."""
+    context = client_context() if server_side else server_context()
+    needed = "PROTOCOL_TLS_SERVER" if server_side else "PROTOCOL_TLS_CLIENT"
+    with pytest.raises(ValueError, match=f"is for the other side: it has PROTOCOL_TLS_.*, and {needed} is needed"):
+        codecs(context, server_side=server_side, server_hostname=None if server_side else "localhost")
+
+
+@pytest.mark.filterwarnings("ignore:ssl.PROTOCOL_TLS is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("server_side", [True, False])
+def test_a_context_made_for_both_sides_serves_both(server_side):
+    """The deprecated kind, without a side of its own."""
+    assert codecs(ssl.SSLContext(ssl.PROTOCOL_TLS), server_side=server_side)() is not None
+
+
+def test_a_name_that_tls_cannot_carry_is_refused_at_once():
+    """ValueError names it: a name of more than 255 bytes."""
+    name = ".".join(["label"] * 60)
+    with pytest.raises(ValueError, match=f"cannot be used with server_hostname '{name}'"):
+        codecs(client_context(), server_side=False, server_hostname=name)
+
+
 def test_what_is_held_is_read_later_and_in_order():
     """Records that came too early for anybody are not lost, and stand before what comes next."""
     client, server = shaken()

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import attrs
@@ -17,11 +18,15 @@ import pytest
 
 import reactor
 from reactor import options
+from reactor.buffers import SendQueue
 from tests import covered, test_house
 
 ROOT = Path(__file__).parent.parent
 PAPERS = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CONTRIBUTING.md", "SECURITY.md")}
 POLICY = (ROOT / "docs" / "policy.md").read_text(encoding="utf-8")
+
+# What can be changed by whoever has it.
+MUTABLE = (dict, list, set, deque, bytearray, SendQueue)
 
 
 # CONTRIBUTING
@@ -46,6 +51,7 @@ QUICKLY = {
     "python -m reactor.testing storm": True,
     "python -m tests.fuzz.framing -runs=1000000": False,
     "python -m tests.fuzz.tls -runs=100000": False,
+    ".ci/unstable 3.14 3.15": False,
     ".ci/run": False,
 }
 
@@ -151,14 +157,28 @@ def test_what_the_policy_calls_public_is_there():
 
 
 def test_the_policy_the_package_and_the_readme_name_the_same_pythons():
-    """The classifiers are what is tested, and what is said."""
+    """The classifiers are what is tested in CI, and what is said."""
     declared = configparser.ConfigParser()
     declared.read(ROOT / "setup.cfg")
     versions = re.findall(r"Python :: (3\.\d+)", declared["metadata"]["classifiers"])
     assert f"CPython {', '.join(versions[:-1])} and {versions[-1]} are tested" in POLICY
     assert declared["options"]["python_requires"] == f">={versions[0]}"
-    assert f"for version in {' '.join(versions)}; do" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert " ".join(re.findall(r"^(?:versions|newest)=\(([^)]+)\)$", script, re.MULTILINE)).split() == versions
     assert f"CPython {versions[0]} to {versions[-1]}" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_two_reactors_share_what_the_policy_says():
+    """No module holds anything else that can be changed: no container, no cache."""
+    modules = [importlib.import_module(f"reactor.{path.stem}") for path in (ROOT / "reactor").glob("[!_]*.py")]
+    modules += [reactor, importlib.import_module("reactor.lifecycle")]
+    shared = {
+        name
+        for module in modules
+        for name, value in vars(module).items()
+        if not name.startswith("__") and (isinstance(value, MUTABLE) or hasattr(value, "cache_info"))
+    }
+    assert shared == {"_TLS_EXTRAS", "POLLERS", "EMPTY", "TABLE", "_free_a_large_block"}
 
 
 # What is in it

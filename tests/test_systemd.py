@@ -183,7 +183,11 @@ def test_a_loop_that_is_stuck_tells_the_watchdog_nothing(manager, monkeypatch):
         assert len(manager.pending()) <= 1
 
 
-@pytest.mark.parametrize("environment", [{}, {"WATCHDOG_USEC": "10000", "WATCHDOG_PID": "1"}])
+@pytest.mark.parametrize(
+    "environment",
+    [{}, {"WATCHDOG_USEC": "10000", "WATCHDOG_PID": str(os.getpid() + 1)}],
+    ids=["no interval", "another process"],
+)
 def test_nobody_is_told_who_does_not_watch_us(manager, monkeypatch, environment):
     """No interval, or somebody else's: no timer at all."""
     for name, value in environment.items():

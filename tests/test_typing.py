@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import importlib.metadata
 import json
 import os
 import re
@@ -130,3 +131,18 @@ def test_each_mistake_is_found(checker, environment):
     wrong = {number for number, line in enumerate(text.splitlines(), 1) if line.endswith("# wrong")}
     assert len(wrong) > 10
     assert set(checker(environment, "wrong.py")) == wrong
+
+
+@pytest.mark.slow
+@CHECKERS
+def test_an_editable_install_is_followed(checker, tmp_path):
+    """A program outside the clone is checked as well where the clone was installed with `pip install -e`."""
+    installed = [one.read_text("direct_url.json") for one in importlib.metadata.distributions(name="selector-reactor")]
+    if not any(
+        text and json.loads(text) == {"dir_info": {"editable": True}, "url": ROOT.as_uri()} for text in installed
+    ):
+        pytest.skip("this clone is not installed with `pip install -e` here")
+    (tmp_path / "env").symlink_to(sys.prefix)
+    shutil.copy(CONSUMER / "app.py", tmp_path)
+    (tmp_path / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    assert checker(tmp_path, "app.py") == {}

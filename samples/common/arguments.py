@@ -7,6 +7,8 @@ default is made of the default.
 from __future__ import annotations
 
 import argparse
+import atexit
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -195,6 +197,16 @@ def reactor_of(made: Parser, args: argparse.Namespace) -> Reactor:
         reactor = Reactor(poller=args.poller)
     except ValueError as exc:
         made.refuse(str(exc))
+    atexit.register(_drop_what_stderr_cannot_take)
     if args.trace:
         reactor.observe(text(sys.stderr))
     return reactor
+
+
+def _drop_what_stderr_cannot_take() -> None:
+    """When the reader of stderr is gone, Python's own flush of it at the end would fail: exit status 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())

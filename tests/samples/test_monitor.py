@@ -839,7 +839,9 @@ def test_peers_of_a_unix_socket(reactor, tmp_path):
 def test_a_drain_ends_the_lesson(school):
     """Peers go when the reactor drains, so that nobody waits for them."""
     school.order("stop reading", peer=school.connect())
-    school.page.peer.close()
+    before = len(school.reactor.connections)
+    school.page.peer.close()  # with its stream unread, so it is lost, and before the drain
+    turn_until(school.reactor, lambda: len(school.reactor.connections) < before)
     summary = school.reactor.drain(10)
     assert summary.clean
 

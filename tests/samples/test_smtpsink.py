@@ -833,7 +833,7 @@ def test_curl_sends_a_file(run, tmp_path, where):
     letter = tmp_path / "letter.txt"
     letter.write_bytes(b"Subject: curl\r\n\r\n.dot\r\nend\r\n")
     target = ["--unix", str(tmp_path / "socket")] if where == "unix" else ["--port", "0"]
-    server = run("smtpsink", *target, "--dir", str(tmp_path / "kept"))
+    server = run("smtpsink", *target, "--dir", str(tmp_path / "kept"), "--trace")
     if where == "unix":
         server.listening()
         address = ["--unix-socket", str(tmp_path / "socket"), "smtp://localhost/client.test"]
@@ -852,6 +852,8 @@ def test_curl_sends_a_file(run, tmp_path, where):
         b"X-Peer: %b\r\nX-MailFrom: a@b.test\r\nX-RcptTo: c@d.test\r\nX-RcptTo: e@f.test\r\n" % peer
         + letter.read_bytes()
     )
+    # Not before: curl may close without reading the answer to its QUIT, which is then lost.
+    wait_for(lambda: "#1 closed" in server.errors, "it did not end")
     assert server.stop() == 0
 
 
@@ -891,7 +893,7 @@ def test_smtplib_sends_under_tls(run, pem, at_once):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("trusts", [True, False], ids=["trusting", "not trusting"])
 def test_curl_demands_tls(run, tmp_path, pem, trusts):
-    """With --ssl-reqd; if the certificate does not please it, nothing was sent, and the log says what happened."""
+    """With --ssl-reqd; if it does not trust the certificate, nothing was sent."""
     both, trusted = pem
     letter = Path(tmp_path, "letter.txt")
     letter.write_bytes(b"Subject: curl\r\n\r\nsecret\r\n")
@@ -907,8 +909,8 @@ def test_curl_demands_tls(run, tmp_path, pem, trusts):
     if trusts:
         assert b"\nsecret\n" in server.read_until(b"END MESSAGE")
     else:
+        # curl(1): the certificate is not good. Some versions leave in the handshake, others right behind it.
         assert sent.returncode == 60
-        wait_for(lambda: "the TLS handshake with 127.0.0.1 failed: " in server.errors, "nothing was logged")
     # Not before: curl may close without reading our close_notify, which is a reset.
     wait_for(lambda: "#1 closed" in server.errors, "it did not end")
     assert server.stop() == 0
