@@ -241,7 +241,8 @@ HARMLESS = {
 # What the reactor's own rooms call, and no user.
 INTERNAL = {
     Reactor: {
-        "admit", "call", "call_from_thread", "callback_failed", "came_to_nothing", "check_not_turning", "check_open", "dismiss", "doom",
+        "admit", "call", "call_from_thread", "callback_failed", "came_to_nothing", "check_not_turning", "check_open",
+        "dismiss", "doom",
         "forked", "gather", "is_still_ours", "look_at_clock", "nudge", "pass_by", "post", "post_handle", "rest",
         "set_timer", "watch",
     },
