@@ -534,12 +534,12 @@ class Life:
             self._watch = None
         if self._state.output is ACCEPT and self._options.deadlines.idle is None:
             return  # by far the most common: it waits for the application, without a deadline
-        look = next_look(self._state, *self._times())
+        look = next_look(self._state, *self._times(self._loop.now))
         if look is not None:
             self._watch = self._loop.set_timer(look, self, self._check_deadlines, self._loop.now, self._accepted)
 
-    def _times(self) -> tuple[Deadlines, float, float, float, float]:
-        return self._options.deadlines, self._loop.now, self._read_at, self._sent_at, self._since
+    def _times(self, now: float) -> tuple[Deadlines, float, float, float, float]:
+        return self._options.deadlines, now, self._read_at, self._sent_at, self._since
 
     def _check_deadlines(self, armed_at: float, accepted_by_then: int) -> None:
         self._watch = None
@@ -559,7 +559,8 @@ class Life:
                 self.fail(error)  # the poller does not watch for it any more
             if self._state is CLOSED:
                 return
-        which = passed(self._state, *self._times(), outstanding == 0)
+        # Not by `now`: a callback of this turn may have taken long, and what came meanwhile waits for the next poll.
+        which = passed(self._state, *self._times(self._loop.woke), outstanding == 0)
         deadlines = self._options.deadlines
         if which is None:
             self._arm()

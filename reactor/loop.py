@@ -113,9 +113,11 @@ class Loop:
     def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
         self.system = System() if system is None else system
         self.poller = self.system.poller(poller)
-        # For the ends, hot: the number of this turn, and the time it woke at.
+        # For the ends, hot: the number of this turn, and the time when the clock was last read.
         self.turns = 0
         self.now = self.system.time()
+        # The time when the last poll returned. Only what was due then is judged late: whatever came in time is served.
+        self.woke = self.now
         self.ends: dict[int, End] = {}
         self.gathered: list[Gatherer] = []
         self.dead: deque[Mortal] = deque()
@@ -183,10 +185,10 @@ class Loop:
             if stopwatch is not None:
                 stopwatch.wait()
             ready = self.poller.poll(self._patience(timeout))
-            self.look_at_clock()
+            self.woke = self.look_at_clock()
             self.turns += 1
             if stopwatch is not None:
-                stopwatch.wake(self.now)
+                stopwatch.wake(self.woke)
             self._serve(ready)
             self._fire_timers()
             self._run_posted()
@@ -221,7 +223,7 @@ class Loop:
     def _fire_timers(self) -> None:
         # No more than there are now: one that sets itself anew for the past has its turn in the next.
         for _ in range(len(self.timers)):
-            handle = self.timers.pop_due(self.now)
+            handle = self.timers.pop_due(self.woke)
             if handle is None:
                 return
             self.call(handle.owner, handle.run)

@@ -291,3 +291,24 @@ def test_an_idle_deadline_is_judged_behind_everything_that_waits(poller, clock):
         assert not any(protocol.ended for protocol in server.protocols)
         for peer in peers:
             peer.close()
+
+
+def test_an_idle_deadline_is_judged_behind_what_came_during_a_long_callback(poller, clock):
+    """A callback that takes long and then ends its connection makes nobody idle who has spoken meanwhile."""
+    with Reactor(poller=poller, system=clock) as reactor:
+        server = Server(reactor, options=Options(deadlines=Deadlines(idle=10)))
+        peer, other = server.connected()
+        slow_peer, slow = server.connected()
+
+        def take_long(data):
+            clock._now += 11
+            peer.sock.send(b"still here")
+            slow.connection.close()
+
+        slow.data_received = take_long
+        with peer, slow_peer:
+            slow_peer.send(b"work")
+            turn_until(reactor, lambda: other.data or other.connection.is_closing())
+            turn(reactor)
+            assert other.data == b"still here"
+            assert not other.connection.is_closing()
