@@ -178,11 +178,14 @@ class Connection(Life):
             part.close()
 
     def send_or_gather(self) -> None:
-        """Records, too: the first of a turn at once, the rest together before the loop sleeps."""
+        """Records, too: the first of a turn at once, the rest together before the loop sleeps.
+
+        Then a writer is told to pause or to resume as well: never from inside a call.
+        """
         if self._secure is not None and self._turn != self._loop.turns and not self._blocked and not self._gathered:
             self._turn = self._loop.turns
             self._send_queue()
-        if self._queue.size or self._blocked or (self._secure is not None and self._has_records()):
+        if self._queue.size or self._blocked or self._has_records() or self._writing_paused:
             self._gather()
 
     def _has_records(self) -> bool:
@@ -510,25 +513,29 @@ class Connection(Life):
         if events & WRITE and self._blocked:
             self._on_writable()
         elif events & (ERROR | HANGUP) and not events & READ:
-            self._hung_up()
+            self._hung_up(events)
 
-    def _hung_up(self) -> None:
+    def _hung_up(self, events: int) -> None:
         """The kernel tells, unasked, of an error, or that both sides are gone (K11, K12).
 
         A hang-up alone is no failure: a Unix peer that sent everything and closed gives it while its data is still to
         be read (K19). If something waits to be sent, the next send tells whether it can arrive.
         """
-        error = self._loop.system.error(self._socket)
+        system = self._loop.system
+        error = system.error(self._socket)
         if error is not None:
             self._send_failed(error)
+        elif system.clear_error_queue(self._socket) and not events & HANGUP:
+            pass  # that was all, and the connection is as it was
         elif self._blocked:
             self._on_writable()
         elif self.on_readable is not ignore:
-            self._loop.system.clear_error_queue(self._socket)
             self.on_readable()
-        elif self._interest is not None:
+        elif events & HANGUP:
             # Nothing is wanted until reading is resumed or something is written. A hang-up cannot be masked.
             self.rest()
+        else:
+            self._loop.came_to_nothing(self)
 
     def rest(self) -> None:
         """Out of the poller, until something is wanted again. Also called by the loop, for a while."""

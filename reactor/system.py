@@ -428,13 +428,18 @@ class System:
         except OSError:
             return False
 
-    def clear_error_queue(self, sock: Socket) -> None:
-        """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever."""
+    def clear_error_queue(self, sock: Socket) -> bool:
+        """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever.
+
+        Returns whether there was anything.
+        """
+        taken = 0
         try:
-            for _ in range(_ERRORS_PER_TURN):
+            for taken in range(_ERRORS_PER_TURN):
                 sock.recvmsg(0, 0, _MSG_ERRQUEUE)  # type: ignore[attr-defined]
         except OSError:
             pass  # empty; or nothing that has one
+        return taken > 0
 
     def pending_error(self, sock: Socket) -> OSError | None:
         """What SO_ERROR tells, a soft error included: of a datagram socket, the fate of one datagram."""

@@ -202,6 +202,24 @@ def test_what_is_written_or_ended_during_a_renegotiation_waits_for_it(reactor, r
     assert seen == ([b"question"] if "write" in how.split() else []) + [True]
 
 
+def test_a_writer_that_paused_during_a_renegotiation_is_told_to_resume(reactor, renegotiating):
+    """Everything that waited leaves at once when it is over, and `resume_writing` comes all the same."""
+    port, go_on, seen = renegotiating()
+    client = Recorder()
+    options = Options(watermarks=Watermarks(high=1000))
+    reactor.connect(lambda: client, "localhost", port, tls=client_context(ssl.TLSVersion.TLSv1_2), options=options)
+    turn_until(reactor, lambda: "connection_made" in client.calls)
+    turn_until(reactor, lambda: client.connection._secure.heard > 0)
+    client.connection.write(b"x" * 2000)
+    turn_until(reactor, lambda: "pause_writing" in client.calls)
+    go_on.set()
+    turn_until(reactor, lambda: sum(map(len, seen)) == 2000)
+    turn_until(reactor, lambda: "resume_writing" in client.calls, 5)
+    client.connection.close()
+    turn_until(reactor, lambda: client.ended)
+    assert client.lost is None
+
+
 def test_a_renegotiation_that_never_goes_on_ends_at_the_flush_deadline(poller, renegotiating):
     """`close` waits for it, but not for ever: a reset, and the reason says so."""
     port, _, _ = renegotiating()
