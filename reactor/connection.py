@@ -365,7 +365,9 @@ class Connection(Life):
             self.displaced()
         elif self._must_wait(exc):
             self._loop.came_to_nothing(self)
-        elif self._secure is None or not self._secure.input_failed(exc):
+        elif self._secure is not None and self.is_reading() and self._secure.has_input():
+            self._send_failed(exc)  # behind what came before it and was not delivered yet
+        else:
             self.fail(exc)
 
     def hidden_error(self) -> Exception | None:
@@ -408,10 +410,7 @@ class Connection(Life):
         self._paused = False
         self._derive()
         self._refresh()
-        if self._state is LAST_WORDS:
-            self._loop.post(self, self._resume_last_words)
-        elif self._secure is not None and self.is_reading() and not self._secure.shaking:
-            self._loop.post(self, self._secure.go_on)  # what it holds is announced by no poller
+        self._read_unannounced()
 
     # TLS
 
@@ -484,10 +483,6 @@ class Connection(Life):
         """TLS has changed its mind about reading."""
         self._derive()
         self._refresh()
-
-    def output_failed(self, exc: OSError) -> None:
-        """Whatever may come to be written cannot arrive."""
-        self._send_failed(exc)
 
     def post(self, callback: Callable[..., object], *args: Any) -> None:
         """`call_soon`, on this connection's account."""
