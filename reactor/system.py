@@ -435,8 +435,9 @@ class System:
         """
         taken = 0
         try:
-            for taken in range(_ERRORS_PER_TURN):
+            while taken < _ERRORS_PER_TURN:
                 sock.recvmsg(0, 0, _MSG_ERRQUEUE)  # type: ignore[attr-defined]
+                taken += 1
         except OSError:
             pass  # empty; or nothing that has one
         return taken > 0
