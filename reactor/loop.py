@@ -99,12 +99,13 @@ class Starved(Protocol):
 class _Spin:
     """How often in a row the events of one end came to nothing, and how long its next pause is."""
 
-    __slots__ = ("count", "pause", "turn")
+    __slots__ = ("count", "pause", "timer", "turn")
 
     def __init__(self) -> None:
         self.count = 0
         self.turn = 0
         self.pause = _PAUSE
+        self.timer: TimerHandle | None = None
 
 
 class Loop:
@@ -360,11 +361,11 @@ class Loop:
             logger.warning("%r pauses: its events come to nothing", end)
         self.resting.add(end)
         end.rest()
-        self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
+        spin.timer = self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
         spin.pause = min(2 * spin.pause, _PAUSE_MOST)
 
     def _end_pause(self, end: Resting, spin: _Spin) -> None:
-        if self._spins.get(end) is spin:
+        if end in self.resting:
             spin.turn = self.turns
             self.resting.discard(end)
             end.go_on()
@@ -380,8 +381,10 @@ class Loop:
         """Forgets the end of this descriptor, also for the rest of this batch."""
         end = self.ends.pop(fd)
         if self._spins:
-            self._spins.pop(end, None)  # type: ignore[call-overload]
+            spin = self._spins.pop(end, None)  # type: ignore[call-overload]
             self.resting.discard(end)
+            if spin is not None and spin.timer is not None:
+                spin.timer.cancel()
         if registered:
             self.poller.unregister(fd)
 

@@ -217,6 +217,7 @@ def test_a_connection_that_pauses_can_be_ended(reactor_of_want):
         protocol.connection.abort()
         turn_until(reactor, lambda: protocol.ended)
         assert not reactor.resting
+        assert not reactor.timers
         system.made[0].starving = False
         assert turns_in(reactor, 0.05) < MANY
     assert isinstance(protocol.lost, Aborted)
