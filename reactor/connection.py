@@ -179,11 +179,14 @@ class Connection(Life):
             part.close()
 
     def send_or_gather(self) -> None:
-        """Records, too: the first of a turn at once, the rest together before the loop sleeps."""
+        """Records, too: the first of a turn at once, the rest together before the loop sleeps.
+
+        Then a writer is told to pause or to resume as well: never from inside a call.
+        """
         if self._secure is not None and self._turn != self._loop.turns and not self._blocked and not self._gathered:
             self._turn = self._loop.turns
             self._send_queue()
-        if self._queue.size or self._blocked or (self._secure is not None and self._has_records()):
+        if self._queue.size or self._blocked or self._has_records() or self._writing_paused:
             self._gather()
 
     def _has_records(self) -> bool:
@@ -368,7 +371,9 @@ class Connection(Life):
             self.displaced()
         elif self._must_wait(exc):
             self._loop.came_to_nothing(self)
-        elif self._secure is None or not self._secure.input_failed(exc):
+        elif self._secure is not None and self.is_reading() and self._secure.has_input():
+            self._send_failed(exc)  # behind what came before it and was not delivered yet
+        else:
             self.fail(exc)
 
     def hidden_error(self) -> Exception | None:
@@ -411,10 +416,7 @@ class Connection(Life):
         self._paused = False
         self._derive()
         self._refresh()
-        if self._state is LAST_WORDS:
-            self._loop.post(self, self._resume_last_words)
-        elif self._secure is not None and self.is_reading() and not self._secure.shaking:
-            self._loop.post(self, self._secure.go_on)  # what it holds is announced by no poller
+        self._read_unannounced()
 
     # TLS
 
@@ -488,10 +490,6 @@ class Connection(Life):
         self._derive()
         self._refresh()
 
-    def output_failed(self, exc: OSError) -> None:
-        """Whatever may come to be written cannot arrive."""
-        self._send_failed(exc)
-
     def post(self, callback: Callable[..., object], *args: Any) -> None:
         """`call_soon`, on this connection's account."""
         self._loop.post(self, callback, *args)
@@ -516,25 +514,29 @@ class Connection(Life):
         if events & WRITE and self._blocked:
             self._on_writable()
         elif events & (ERROR | HANGUP) and not events & READ:
-            self._hung_up()
+            self._hung_up(events)
 
-    def _hung_up(self) -> None:
+    def _hung_up(self, events: int) -> None:
         """The kernel tells, unasked, of an error, or that both sides are gone (K11, K12).
 
         A hang-up alone is no failure: a Unix peer that sent everything and closed gives it while its data is still to
         be read (K19). If something waits to be sent, the next send tells whether it can arrive.
         """
-        error = self._loop.system.error(self._socket)
+        system = self._loop.system
+        error = system.error(self._socket)
         if error is not None:
             self._send_failed(error)
+        elif system.clear_error_queue(self._socket) and not events & HANGUP:
+            pass  # that was all, and the connection is as it was
         elif self._blocked:
             self._on_writable()
         elif self.on_readable is not ignore:
-            self._loop.system.clear_error_queue(self._socket)
             self.on_readable()
-        elif self._interest is not None:
+        elif events & HANGUP:
             # Nothing is wanted until reading is resumed or something is written. A hang-up cannot be masked.
             self.rest()
+        else:
+            self._loop.came_to_nothing(self)
 
     # Ending
 

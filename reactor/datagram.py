@@ -455,7 +455,7 @@ class Datagram:
     def _check_flush(self) -> None:
         patience = self._options.deadlines.flush
         deadline = self._progress_at + patience
-        if self._loop.now < deadline:
+        if self._loop.woke < deadline:
             self._flush_watch = self._loop.set_timer(deadline, self, self._check_flush)
         else:
             self._end(FlushTimeout(f"{self!r}: the kernel took nothing for {patience} s after close()"))

@@ -57,10 +57,10 @@ logger = logging.getLogger("reactor")
 DELIVER, DISCARD, STOP_INPUT = Input.DELIVER, Input.DISCARD, Input.STOP
 ACCEPT, DRAIN, STOP_OUTPUT, RESET, DONE = Output.ACCEPT, Output.DRAIN, Output.STOP, Output.RESET, Output.DONE
 
-# Reads after a failure, before the connection ends whatever else the peer may say: more than the largest usual receive
-# buffer (Linux: tcp_rmem, 6 MiB) at the default read size, so that nothing the peer had said is cut.
-_LAST_READS = 256
-# Between two of them while the kernel has no memory for a read, in seconds.
+# Read after a failure, in full reads, before the connection ends whatever else the peer may say: more than the largest
+# usual receive buffer (Linux: tcp_rmem, 6 MiB), so that nothing the peer had said is cut.
+_LAST_BYTES = 64 * 1024 * 1024
+# Between two reads while the kernel has no memory for one, in seconds.
 _READ_AGAIN = 0.010
 
 
@@ -104,6 +104,7 @@ class Life:
     _writing_paused: bool  # pause_writing was told, and resume_writing not yet
     _reason: Exception | None  # the first cause of an end that is not in order
     _how: str | None  # how it ended
+    _reads_left: int  # in LAST_WORDS, however often reading is resumed
     _fin_sent: bool
     _displaced: bool  # the descriptor is somebody else's by now, or nobody's
 
@@ -157,6 +158,7 @@ class Life:
         self._blocked = self._gathered = self._bursting = self._writing_paused = False
         self._fin_sent = self._displaced = False
         self._reason = self._how = self._watch = self._last_look = None
+        self._reads_left = 0
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
         self._read_at = self._sent_at = self._since = loop.now
         self._stages = ()
@@ -412,13 +414,21 @@ class Life:
             self._break(exc)
             self._move(lifecycle.SEND_FAILED)
             if self._state is LAST_WORDS:
-                self._loop.post(self, self._read_last_words, _LAST_READS)
+                self._reads_left = _LAST_BYTES // self._read_bytes + 1
+                self._read_unannounced()
+
+    def _read_unannounced(self) -> None:
+        """Posts the reads of what no poller tells of: what TLS holds, and what came before a failure."""
+        if self._secure is not None and self.is_reading() and not self._secure.shaking:
+            self._loop.post(self, self._secure.go_on)
+        if self._state is LAST_WORDS:
+            self._loop.post(self, self._read_last_words)
 
     def _must_wait(self, exc: OSError) -> bool:
         """Whether a call that failed so is to be made again when the poller says so, rather than a failure."""
         return exc.errno in WAIT or (exc.errno in SOFT and self._loop.system.tcp_lives(self._socket))
 
-    def _read_last_words(self, reads_left: int) -> None:
+    def _read_last_words(self) -> None:
         """One read of what had arrived before the failure, and a call for the next. While paused, it waits."""
         if self._state is not LAST_WORDS:
             return
@@ -428,16 +438,15 @@ class Life:
             return
         before = self._bytes_read()
         self._deliver() if self._secure is None else self._secure.reader()()
-        if reads_left and self._bytes_read() > before:
-            self._loop.post(self, self._read_last_words, reads_left - 1)
-        elif reads_left and self._state is LAST_WORDS and self._loop.system.has_input(self._socket):
+        self._reads_left -= 1
+        if self._reads_left > 0 and self._bytes_read() > before:
+            self._loop.post(self, self._read_last_words)
+        elif self._reads_left > 0 and self._state is LAST_WORDS and self._loop.system.has_input(self._socket):
             # The kernel wants memory, and nothing tells when it has some again. `Deadlines.unread` bounds this.
-            self._loop.set_timer(self._loop.now + _READ_AGAIN, self, self._read_last_words, reads_left)
+            self._reads_left += 1
+            self._loop.set_timer(self._loop.now + _READ_AGAIN, self, self._read_last_words)
         else:
             self._fail_at_last()
-
-    def _resume_last_words(self) -> None:
-        self._read_last_words(_LAST_READS)
 
     def _has_input(self) -> bool:
         """Whether anything that had arrived was not delivered: in the protocol's buffer, in TLS, or in the kernel."""
@@ -456,7 +465,7 @@ class Life:
 
     def _discard_last_words(self) -> None:
         """The protocol did not resume reading in time: counts and drops what had arrived, then tells the failure."""
-        for _ in range(_LAST_READS):
+        for _ in range(self._reads_left):
             before = self._discarded
             self._discard()
             if self._discarded == before and not self._loop.system.has_input(self._socket):
@@ -581,12 +590,12 @@ class Life:
             self._watch = None
         if self._state.output is ACCEPT and self._options.deadlines.idle is None:
             return  # by far the most common: it waits for the application, without a deadline
-        look = next_look(self._state, *self._times())
+        look = next_look(self._state, *self._times(self._loop.now))
         if look is not None:
             self._watch = self._loop.set_timer(look, self, self._check_deadlines, self._loop.now, self._accepted)
 
-    def _times(self) -> tuple[Deadlines, float, float, float, float]:
-        return self._options.deadlines, self._loop.now, self._read_at, self._sent_at, self._since
+    def _times(self, now: float) -> tuple[Deadlines, float, float, float, float]:
+        return self._options.deadlines, now, self._read_at, self._sent_at, self._since
 
     def _check_deadlines(self, armed_at: float, accepted_by_then: int) -> None:
         self._watch = None
@@ -606,7 +615,8 @@ class Life:
                 self.fail(error)  # the poller does not watch for it any more
             if self._state is CLOSED:
                 return
-        which = passed(self._state, *self._times(), outstanding == 0)
+        # Not by `now`: a callback of this turn may have taken long, and what came meanwhile waits for the next poll.
+        which = passed(self._state, *self._times(self._loop.woke), outstanding == 0)
         deadlines = self._options.deadlines
         if which is None:
             self._arm()

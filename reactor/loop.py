@@ -106,12 +106,13 @@ class Starved(Protocol):
 class _Spin:
     """How often in a row the events of one end came to nothing, and how long its next pause is."""
 
-    __slots__ = ("count", "pause", "turn")
+    __slots__ = ("count", "pause", "timer", "turn")
 
     def __init__(self) -> None:
         self.count = 0
         self.turn = 0
         self.pause = _PAUSE
+        self.timer: TimerHandle | None = None
 
 
 @attrs.frozen
@@ -156,9 +157,11 @@ class Loop:
     def __init__(self, *, poller: str | selectors.BaseSelector | None = None, system: System | None = None) -> None:
         self.system = System() if system is None else system
         self.poller = self.system.poller(poller)
-        # For the ends, hot: the number of this turn, and the time it woke at.
+        # For the ends, hot: the number of this turn, and the time when the clock was last read.
         self.turns = 0
         self.now = self.system.time()
+        # The time when the last poll returned. Only what was due then is judged late: whatever came in time is served.
+        self.woke = self.now
         self.ends: dict[int, End] = {}
         self.gathered: list[Gatherer] = []
         self.dead: deque[Mortal] = deque()
@@ -255,14 +258,14 @@ class Loop:
             if stopwatch is not None:
                 stopwatch.wait()
             ready = self.poller.poll(self._patience(timeout))
-            self.look_at_clock()
+            self.woke = self.look_at_clock()
             self.turns += 1
             if stopwatch is not None:
-                stopwatch.wake(self.now)
+                stopwatch.wake(self.woke)
             # A step with nothing to do costs a test, and no call.
             if ready:
                 self._serve(ready)
-            if self.now >= self.timers.earliest:
+            if self.woke >= self.timers.earliest:
                 self._fire_timers()
             if self._posted:
                 self._run_posted()
@@ -299,7 +302,7 @@ class Loop:
     def _fire_timers(self) -> None:
         # No more than there are now: one that sets itself anew for the past has its turn in the next.
         for _ in range(len(self.timers)):
-            handle = self.timers.pop_due(self.now)
+            handle = self.timers.pop_due(self.woke)
             if handle is None:
                 return
             self.call(handle.owner, handle.run)
@@ -443,11 +446,11 @@ class Loop:
             logger.warning("%r pauses: its events come to nothing", end)
         self.resting.add(end)
         end.rest()
-        self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
+        spin.timer = self.set_timer(self.now + spin.pause, end, self._end_pause, end, spin)
         spin.pause = min(2 * spin.pause, _PAUSE_MOST)
 
     def _end_pause(self, end: Resting, spin: _Spin) -> None:
-        if self._spins.get(end) is spin:
+        if end in self.resting:
             spin.turn = self.turns
             self.resting.discard(end)
             end.go_on()
@@ -499,8 +502,10 @@ class Loop:
         """
         end = self.ends.pop(fd)
         if self._spins:
-            self._spins.pop(end, None)  # type: ignore[call-overload]
+            spin = self._spins.pop(end, None)  # type: ignore[call-overload]
             self.resting.discard(end)
+            if spin is not None and spin.timer is not None:
+                spin.timer.cancel()
         if registered:
             return self.poller.unregister(fd)
         ours = self.is_still_ours(fd)

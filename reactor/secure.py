@@ -16,6 +16,7 @@ from weakref import ref
 
 from reactor.buffers import FileRange, SendQueue
 from reactor.errors import TLSTruncated, free_frames
+from reactor.lifecycle import Input
 from reactor.timers import TimerHandle
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class Secure:
         "_connection",
         "_end_bytes",
         "_ended",
-        "_input_end",
         "_sealed",
         "_then",
+        "_truncated",
         "deadline",
         "heard",
         "on_failed",
@@ -61,10 +62,11 @@ class Secure:
         self._sealed = 0
         # How much of it TLS itself has to say: handshakes, alerts, key updates.
         self.own_bytes = 0
-        # Bytes that were read after the handshake; whether the last of them made no plaintext; how the input ended.
+        # Bytes that were read after the handshake; whether the last of them made no plaintext; TCP's end behind them,
+        # an error unless the peer's close_notify is among them.
         self.heard = 0
         self._barren = False
-        self._input_end: Exception | None = None
+        self._truncated: TLSTruncated | None = None
         # The handshake is under way; if it has a deadline apart from the connection's, that.
         self.shaking = True
         self.deadline: TimerHandle | None = None
@@ -146,21 +148,13 @@ class Secure:
         if data is None:
             return
         self.heard += len(data)
-        if not data and self._input_end is None:
-            self._input_end = TLSTruncated(f"{connection!r}: the peer's TCP ended without close_notify")
+        if not data and self._truncated is None:
+            self._truncated = TLSTruncated(f"{connection!r}: the peer's TCP ended without close_notify")
         self.go_on(data)
 
     def has_input(self) -> bool:
         """Whether plaintext, or the peer's close_notify, has come and was not told yet."""
         return not self.shaking and self._codec.has_input()
-
-    def input_failed(self, exc: Exception) -> bool:
-        """A read has failed. Whether that is told here, behind what came before and was not delivered yet."""
-        if self.shaking or not self._its.is_reading():
-            return False
-        self._input_end = exc
-        self.go_on()
-        return True
 
     def go_on(self, data: bytes = b"") -> None:
         """Delivers what has become complete, then the end of the input: both pass here, in the order of the stream.
@@ -169,7 +163,7 @@ class Secure:
         """
         connection, codec = self._its, self._codec
         waited, delivering = self.wants_input(), connection.is_reading()
-        if not delivering and not waited:
+        if not delivering and not (waited and connection.state.input is Input.DISCARD):
             codec.hold(data)
             return
         try:
@@ -183,36 +177,21 @@ class Secure:
         if not delivering:
             self._discard(plaintext)
         elif plaintext:
-            if codec.peer_ended or self.spoiled or self._input_end is not None:
+            if codec.peer_ended or self.spoiled or self._truncated is not None:
                 connection.post(self.go_on)  # in a call of its own, behind the data
             connection.deliver(plaintext)
         elif codec.peer_ended:
-            self._tell_end()
-        elif self._input_end is not None:
-            self._tell_truncation()
+            connection.input_ended()
+        elif self._truncated is not None:
+            connection.fail(connection.hidden_error() or self._truncated)
 
     def _discard(self, plaintext: bytes) -> None:
         connection = self._its
         connection.choose_reader()
         if plaintext:
             connection.count_discarded(len(plaintext))
-        if isinstance(self._input_end, TLSTruncated):
+        if self._truncated is not None:
             connection.peer_ended()
-        elif self._input_end is not None:
-            connection.fail(self._input_end)
-
-    def _tell_end(self) -> None:
-        """The peer's close_notify."""
-        connection = self._its
-        if self._input_end is not None and not isinstance(self._input_end, TLSTruncated):
-            connection.post(connection.output_failed, self._input_end)  # TCP failed behind it
-        connection.input_ended()
-
-    def _tell_truncation(self) -> None:
-        connection, end = self._its, self._input_end
-        assert end is not None
-        hidden = connection.hidden_error() if isinstance(end, TLSTruncated) else None
-        connection.fail(hidden or end)
 
     @property
     def ssl_object(self) -> ssl.SSLObject:

@@ -601,18 +601,21 @@ class System:
         except OSError as exc:
             return exc.errno in EXHAUSTED  # nobody knows: ask again
 
-    def clear_error_queue(self, sock: Socket) -> None:
+    def clear_error_queue(self, sock: Socket) -> bool:
         """Takes what IP_RECVERR or a time stamp left there (ip(7)): the poller would tell of it for ever.
 
-        A Unix socket has no such queue, and gives its data to whoever asks for it.
+        Returns whether there was anything. A Unix socket has no such queue, and gives its data to whoever asks for it.
         """
         if not self.is_tcp(sock):
-            return
+            return False
+        taken = 0
         try:
-            for _ in range(_ERRORS_PER_TURN):
+            while taken < _ERRORS_PER_TURN:
                 sock.recvmsg(0, 0, _MSG_ERRQUEUE)  # type: ignore[attr-defined]
+                taken += 1
         except OSError:
             pass  # empty; or nothing that has one
+        return taken > 0
 
     def pending_error(self, sock: Socket) -> OSError | None:
         """What SO_ERROR tells, a soft error included: of a datagram socket, the fate of one datagram."""

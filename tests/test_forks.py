@@ -250,7 +250,7 @@ INTERNAL = {
         "abandon", "begin", "bury", "callback_failed", "cut", "deliver", "displaced", "drain", "end_linger", "fail",
         "flush", "forked", "handshake_failed", "handshake_late", "hidden_error", "on_events", "peer_ended", "post",
         "receive", "secured", "send_or_gather", "choose_reader", "count_discarded", "drop", "go_on", "input_ended",
-        "is_lingering", "output_failed", "rest",
+        "is_lingering", "rest",
     },
     Datagram: {
         "abandon", "bury", "callback_failed", "cut", "displaced", "drain", "flush", "forked", "on_events",

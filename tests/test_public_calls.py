@@ -326,7 +326,7 @@ WITHIN = {
     "Connection": {"abandon", "begin", "bury", "callback_failed", "cut", "deliver", "displaced", "drain", "drop"}
     | {"end_linger", "fail", "flush", "handshake_failed", "handshake_late", "hidden_error", "is_broken", "on_events"}
     | {"on_readable", "peer_ended", "post", "receive", "secured", "send_or_gather", "choose_reader", "count_discarded"}
-    | {"forked", "go_on", "input_ended", "is_lingering", "output_failed", "rest"},
+    | {"forked", "go_on", "input_ended", "is_lingering", "rest"},
     "Datagram": {
         "abandon",
         "bury",

@@ -92,6 +92,41 @@ def test_an_error_queue_makes_no_spin(reactor, poller, paused):
     assert protocol.lost is None
 
 
+@pytest.mark.skipif(not hasattr(socket, "MSG_ERRQUEUE"), reason="this system has no queue of errors")
+def test_an_error_queue_does_not_hide_a_reset_from_a_paused_connection(reactor, poller):
+    """A time stamp that was taken is no reason to leave the poller."""
+    if poller == "select":
+        pytest.skip("select does not tell of errors")
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    sock = protocol.connection.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, ACKNOWLEDGED | SOFTWARE | ONLY)
+    protocol.connection.pause_reading()
+    protocol.connection.write(b"stamped")
+    peer.read_until(7)
+    turns_in(reactor, 0.05)
+    peer.reset()
+    turn_until(reactor, lambda: protocol.ended, 5)
+    assert isinstance(protocol.lost, ConnectionResetError)
+
+
+@pytest.mark.skipif(not hasattr(socket, "MSG_ERRQUEUE"), reason="this system has no queue of errors")
+def test_a_writer_whose_writes_are_stamped_does_not_pause(reactor, poller, caplog):
+    """Turn after turn a time stamp is taken: that is no event that comes to nothing."""
+    if poller == "select":
+        pytest.skip("select does not tell of errors")
+    server = Server(reactor)
+    peer, protocol = server.connected()
+    sock = protocol.connection.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, ACKNOWLEDGED | SOFTWARE | ONLY)
+    with peer:
+        for size in range(1, 20):
+            protocol.connection.write(b"s")
+            peer.read_until(size)
+            reactor.run_once(1)
+    assert not caplog.records
+
+
 class Starving:
     """A socket whose reads fail for want of memory, although there is something to read."""
 
@@ -182,6 +217,7 @@ def test_a_connection_that_pauses_can_be_ended(reactor_of_want):
         protocol.connection.abort()
         turn_until(reactor, lambda: protocol.ended)
         assert not reactor.resting
+        assert not reactor.timers
         system.made[0].starving = False
         assert turns_in(reactor, 0.05) < MANY
     assert isinstance(protocol.lost, Aborted)

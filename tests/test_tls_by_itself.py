@@ -6,6 +6,7 @@ Python's `ssl` can ask for neither, so the peer here is the OpenSSL library that
 from __future__ import annotations
 
 import ctypes
+import select
 import socket
 import ssl
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 from reactor import Deadlines, FlushTimeout, Options, Reactor, Watermarks
 from reactor.options import Sockets
-from tests.closing.support import Clock
+from tests.closing.support import Clock, Scripted
 from tests.helpers import Recorder, turn_until
 from tests.test_tls import TLSServer, authority, client_context
 
@@ -202,6 +203,24 @@ def test_what_is_written_or_ended_during_a_renegotiation_waits_for_it(reactor, r
     assert seen == ([b"question"] if "write" in how.split() else []) + [True]
 
 
+def test_a_writer_that_paused_during_a_renegotiation_is_told_to_resume(reactor, renegotiating):
+    """Everything that waited leaves at once when it is over, and `resume_writing` comes all the same."""
+    port, go_on, seen = renegotiating()
+    client = Recorder()
+    options = Options(watermarks=Watermarks(high=1000))
+    reactor.connect(lambda: client, "localhost", port, tls=client_context(ssl.TLSVersion.TLSv1_2), options=options)
+    turn_until(reactor, lambda: "connection_made" in client.calls)
+    turn_until(reactor, lambda: client.connection._secure.heard > 0)
+    client.connection.write(b"x" * 2000)
+    turn_until(reactor, lambda: "pause_writing" in client.calls)
+    go_on.set()
+    turn_until(reactor, lambda: sum(map(len, seen)) == 2000)
+    turn_until(reactor, lambda: "resume_writing" in client.calls, 5)
+    client.connection.close()
+    turn_until(reactor, lambda: client.ended)
+    assert client.lost is None
+
+
 def test_a_renegotiation_that_never_goes_on_ends_at_the_flush_deadline(poller, renegotiating):
     """`close` waits for it, but not for ever: a reset, and the reason says so."""
     port, _, _ = renegotiating()
@@ -217,3 +236,59 @@ def test_a_renegotiation_that_never_goes_on_ends_at_the_flush_deadline(poller, r
         clock.skip(reactor, 4)
         assert isinstance(client.lost, FlushTimeout)
         assert client.report.unsent == 8
+
+
+def readable(sock: socket.socket, seconds: float = 0) -> bool:
+    return bool(select.select([sock], (), (), seconds)[0])
+
+
+def test_what_tls_holds_is_kept_while_reading_is_paused_and_openssl_waits(reactor, tmp_path):
+    """Data that came with the handshake, then a request for a new one: nothing of it is discarded."""
+    pem = str(tmp_path / "pem")
+    authority().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    inner, outer = socket.socketpair()
+    said_all, over = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        peer = Native(inner, pem)
+        assert peer.call("SSL_accept") == 1
+        assert peer.call("SSL_write", b"greeting", 8) == 8
+        assert peer.call("SSL_renegotiate") == 1
+        peer.call("SSL_do_handshake")  # the HelloRequest
+        said_all.set()
+        over.wait(20)
+        peer.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    client = Scripted(connection_made=lambda connection: connection.pause_reading())
+    with socket.create_server(("127.0.0.1", 0)) as listening, outer:
+        context = client_context(ssl.TLSVersion.TLSv1_2)
+        context.options |= ssl.OP_NO_TICKET
+        reactor.connect(lambda: client, "localhost", listening.getsockname()[1], tls=context)
+        turn_until(reactor, lambda: readable(listening))
+        with listening.accept()[0] as front:
+            turn_until(reactor, lambda: readable(front))
+            outer.sendall(front.recv(65536))
+            assert readable(outer, 20)
+            front.sendall(outer.recv(65536))
+            turn_until(reactor, lambda: readable(front))
+            outer.sendall(front.recv(65536))
+            # The answer goes on together with what follows it.
+            assert said_all.wait(20)
+            front.sendall(outer.recv(65536))
+            turn_until(reactor, lambda: "connection_made" in client.calls)
+            connection = client.connection
+            connection.write_eof()  # which has OpenSSL read what it holds
+            reactor.run_once(0)
+            connection.resume_reading()
+            connection.pause_reading()
+            for _ in range(3):
+                reactor.run_once(0)
+            connection.resume_reading()
+            turn_until(reactor, lambda: client.data or client.report.discarded)
+            assert client.data == b"greeting"
+            connection.abort()
+            turn_until(reactor, lambda: client.ended)
+    over.set()
+    thread.join(20)

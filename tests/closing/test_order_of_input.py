@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reactor import Deadlines, Options, Reactor, TLSTruncated
+from reactor import Deadlines, Limits, Options, Reactor, TLSTruncated
 from reactor.options import Sockets
 from reactor.relaying import relay
 from reactor.system import System
@@ -84,6 +84,26 @@ def test_data_that_tls_holds_comes_before_a_reset(reactor, version, poller, noti
     check_end(protocol, calls, ConnectionResetError, "failed", received=7, discarded=0)
 
 
+@VERSIONS
+def test_a_reset_behind_data_that_tls_holds_is_told_to_a_protocol_that_pauses_again(version, poller, clock):
+    """The data is delivered when reading is resumed; pausing in that very call does not hide the reset for ever."""
+    if poller == "select":
+        pytest.skip("select does not tell of a reset while nothing is read")
+    with Reactor(poller=poller, system=clock) as reactor:
+        factory = scripted(data_received=lambda connection: connection.pause_reading(), **PAUSED)
+        server = TLSServer(reactor, version, factory)
+        peer = server.tls_peer()
+        turn_until(reactor, peer.step)
+        peer.send_raw(peer.seal(b"request"))
+        turn_until(reactor, lambda: server.protocols and hasattr(server.protocols[0], "connection"))
+        turn(reactor)
+        (protocol,) = server.protocols
+        reactor.call_soon(lambda: (peer.reset(), protocol.connection.resume_reading()))
+        turn_until(reactor, lambda: protocol.data)
+        clock.skip(reactor, Deadlines().unread + 1)
+        check_end(protocol, "connection_made data_received connection_lost", ConnectionResetError, "failed", received=7)
+
+
 # A reset while reading is paused
 
 
@@ -115,6 +135,23 @@ def test_all_that_had_arrived_is_delivered_before_the_reset_is_told(serve, writt
     assert REPLY.startswith(bytes(protocol.data))
     assert protocol.report.discarded == 0
     assert bool(protocol.report.unsent) is bool(written)
+
+
+@pytest.mark.parametrize("transport", ["tcp4"])
+def test_short_reads_deliver_all_that_had_arrived_before_the_reset_is_told(serve):
+    """How much is delivered does not depend on `Limits.read_bytes`."""
+    server = serve(options=Options(limits=Limits(read_bytes=64)))
+    peer, protocol = server.connected()
+    protocol.connection.pause_reading()
+    turn(server.reactor)
+    assert peer.sock.send(REPLY[:40_000]) == 40_000
+    turn_until(server.reactor, lambda: System().outstanding(peer.sock) == 0)
+    peer.reset()
+    turn(server.reactor)
+    protocol.connection.resume_reading()
+    turn_until(server.reactor, lambda: protocol.ended)
+    assert isinstance(protocol.lost, ConnectionResetError)
+    assert protocol.data == REPLY[:40_000]
 
 
 @pytest.mark.parametrize("transport", ["tcp4"])
@@ -291,3 +328,24 @@ def test_an_idle_deadline_is_judged_behind_everything_that_waits(poller, clock):
         assert not any(protocol.ended for protocol in server.protocols)
         for peer in peers:
             peer.close()
+
+
+def test_an_idle_deadline_is_judged_behind_what_came_during_a_long_callback(poller, clock):
+    """A callback that takes long and then ends its connection makes nobody idle who has spoken meanwhile."""
+    with Reactor(poller=poller, system=clock) as reactor:
+        server = Server(reactor, options=Options(deadlines=Deadlines(idle=10)))
+        peer, other = server.connected()
+        slow_peer, slow = server.connected()
+
+        def take_long(data):
+            clock._now += 11
+            peer.sock.send(b"still here")
+            slow.connection.close()
+
+        slow.data_received = take_long
+        with peer, slow_peer:
+            slow_peer.send(b"work")
+            turn_until(reactor, lambda: other.data or other.connection.is_closing())
+            turn(reactor)
+            assert other.data == b"still here"
+            assert not other.connection.is_closing()

@@ -330,7 +330,7 @@ def eagain_ends_the_connection(patch):
 
 @broken("never quiet", 3, "tcp")
 def a_hang_up_is_ignored(patch):
-    instead(patch, "_hung_up", lambda original, self: None)
+    instead(patch, "_hung_up", lambda original, self, events: None)
 
 
 @broken("0 were delivered and 0 discarded", 4, "tcp")
@@ -345,8 +345,8 @@ def a_soft_error_taken_for_a_reset(patch):
 
 @broken("a hang-up was told as a failure", 3, "unix-keep-open")
 def a_hang_up_taken_for_a_failed_write(patch):
-    def hung_up(original, self):
-        original(self)
+    def hung_up(original, self, events):
+        original(self, events)
         self._send_failed(BrokenPipeError())
 
     instead(patch, "_hung_up", hung_up)
@@ -365,9 +365,9 @@ def an_end_after_the_peers_waits_for_no_acknowledgement(patch):
 
 @broken("bytes were discarded, and nobody had closed", 4, "tcp-troubled")
 def input_discarded_when_a_reset_meets_a_paused_reader(patch):
-    def read(original, self, reads_left):
+    def read(original, self):
         if self.is_reading():
-            original(self, reads_left)
+            original(self)
         else:
             self._discard_last_words()
 
