@@ -142,7 +142,7 @@ CALM = settings(
 
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
-@pytest.mark.parametrize("examples", [60, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [150, pytest.param(400, marks=pytest.mark.slow)])
 def test_hypothesis_finds_no_moves_that_violate_anything(protocol, examples):
     """The same machine, its moves chosen to break it; what it must have seen on the way is counted."""
     machine = type("Weather", (Weather,), {"protocol": protocol, "visits": Counter()})
