@@ -220,12 +220,17 @@ class Life:
 
     def _check_acknowledged(self) -> None:
         """Ends CONFIRM, or the flush before a reset, once the peer's TCP has everything, or if nobody can tell."""
-        if self._state is FAILING and self._loop.now < self._sent_at + self._options.deadlines.linger_grace:
-            return  # where a reset drops what was not read, the peer's program has the same grace as when we linger
+        if self._state is FAILING and self._is_in_grace():
+            return
         if self._is_flushed():
             acknowledged = self._count_acknowledged(self._loop.system.outstanding(self._socket))
             if acknowledged is None or acknowledged == self._accepted:
                 self._move(lifecycle.ACKNOWLEDGED)
+
+    def _is_in_grace(self) -> bool:
+        """Whether something was sent a moment ago: where a reset drops it, the peer's program has to read it first."""
+        said_something = self._accepted or self._secure is not None
+        return bool(said_something) and self._loop.now < self._sent_at + self._options.deadlines.linger_grace
 
     def _is_flushed(self) -> bool:
         """Whether the kernel has everything that was written, and TLS's own last words."""
