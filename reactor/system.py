@@ -671,19 +671,16 @@ class System:
             pass  # already gone: close says no more than that
         self.close(sock)
 
-    def finish(self, sock: Socket) -> bool:
-        """Sends our FIN and closes; returns whether the FIN left. False: the connection is gone already.
+    def finish(self, sock: Socket) -> None:
+        """Sends our FIN, unless the connection is gone already, and closes.
 
         The close alone would send it only where nobody has a copy of the descriptor (a forked child, a duplicate).
         """
         try:
             self.shutdown_output(sock)
         except OSError:
-            sent = False
-        else:
-            sent = True
+            pass
         self.close(sock)
-        return sent
 
     def close(self, sock: Socket) -> None:
         """Releases the descriptor. An error of close(2) is told by nobody: the descriptor is gone all the same."""

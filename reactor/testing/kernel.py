@@ -626,16 +626,6 @@ class SimulatedSystem(System):
             sock.shutdown()
         self.close(sock)
 
-    def finish(self, sock: Socket) -> bool:
-        try:
-            self.shutdown_output(sock)
-        except OSError:
-            sent = False
-        else:
-            sent = True
-        self.close(sock)
-        return sent
-
     def close(self, sock: Socket) -> None:
         sock.close()
 

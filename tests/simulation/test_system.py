@@ -72,6 +72,7 @@ def test_nothing_is_left_to_the_machine():
         "clear_error_queue",
         "error",
         "file_range",
+        "finish",
         "finish_connect",
         "is_tcp",
         "numeric_address",
