@@ -450,10 +450,9 @@ class Loop:
         spin.pause = min(2 * spin.pause, _PAUSE_MOST)
 
     def _end_pause(self, end: Resting, spin: _Spin) -> None:
-        if end in self.resting:
-            spin.turn = self.turns
-            self.resting.discard(end)
-            end.go_on()
+        spin.turn = self.turns
+        self.resting.discard(end)
+        end.go_on()
 
     def admit(self, fd: int, end: End) -> None:
         """Counts `end` among the ends, under its descriptor."""
