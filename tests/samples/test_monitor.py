@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
 from reactor import Reactor
+from reactor.lifecycle import Input, Output
 from reactor.trace import Record
 from samples import echo
 from samples.monitor import attach
@@ -998,3 +1000,11 @@ def test_watching_ends_with_an_interrupt(reactor, looker, run):
     os.set_blocking(watching.process.stdout.fileno(), True)
     assert watching.stop(signal.SIGINT) == 0
     assert watching.errors == ""
+
+
+def test_the_page_knows_every_word_of_the_lifecycle():
+    """A word without a name on the page would stop the lane of every connection that comes to it."""
+    page = Path(echo.__file__).with_name("monitor").joinpath("page.html").read_text(encoding="utf-8")
+    for name, words in (("IN", Input), ("OUT", Output)):
+        table = page.partition(f"const {name} = {{")[2].partition("};")[0]
+        assert re.findall(r"(\w+): \[", table) == [word.value for word in words]
