@@ -104,7 +104,6 @@ class Life:
     _writing_paused: bool  # pause_writing was told, and resume_writing not yet
     _reason: Exception | None  # the first cause of an end that is not in order
     _how: str | None  # how it ended
-    _reads_left: int  # in LAST_WORDS, however often reading is resumed
     _fin_sent: bool
     _displaced: bool  # the descriptor is somebody else's by now, or nobody's
 
@@ -158,7 +157,6 @@ class Life:
         self._blocked = self._gathered = self._bursting = self._writing_paused = False
         self._fin_sent = self._displaced = False
         self._reason = self._how = self._watch = self._last_look = None
-        self._reads_left = 0
         self._received = self._discarded = self._accepted = self._unsent = self._acknowledged = 0
         self._read_at = self._sent_at = self._since = loop.now
         self._stages = ()
@@ -419,7 +417,7 @@ class Life:
             self._break(exc)
             self._move(lifecycle.SEND_FAILED)
             if self._state is LAST_WORDS:
-                self._reads_left = _LAST_BYTES // self._read_bytes + 1
+                self._loop.last_reads[self] = _LAST_BYTES // self._read_bytes + 1
                 self._read_unannounced()
 
     def _read_unannounced(self) -> None:
@@ -443,12 +441,14 @@ class Life:
             return
         before = self._bytes_read()
         self._deliver() if self._secure is None else self._secure.reader()()
-        self._reads_left -= 1
-        if self._reads_left > 0 and self._bytes_read() > before:
+        if self._state is not LAST_WORDS:
+            return
+        reads = self._loop.last_reads
+        if self._bytes_read() > before and reads[self] > 1:
+            reads[self] -= 1
             self._loop.post(self, self._read_last_words)
-        elif self._reads_left > 0 and self._state is LAST_WORDS and self._loop.system.has_input(self._socket):
+        elif self._bytes_read() == before and self._loop.system.has_input(self._socket):
             # The kernel wants memory, and nothing tells when it has some again. `Deadlines.unread` bounds this.
-            self._reads_left += 1
             self._loop.set_timer(self._loop.now + _READ_AGAIN, self, self._read_last_words)
         else:
             self._fail_at_last()
@@ -470,7 +470,7 @@ class Life:
 
     def _discard_last_words(self) -> None:
         """The protocol did not resume reading in time: counts and drops what had arrived, then tells the failure."""
-        for _ in range(self._reads_left):
+        for _ in range(self._loop.last_reads[self]):
             before = self._discarded
             self._discard()
             if self._discarded == before and not self._loop.system.has_input(self._socket):
@@ -508,6 +508,7 @@ class Life:
             self._secure.stop()
         loop, registered = self._loop, self._interest is not None
         self._interest = None
+        loop.last_reads.pop(self, None)
         loop.doom(self)
         if not loop.dismiss(self._fd, registered):
             # Somebody else closed it, so from here on nothing is asked of the number, which may be another's by now.

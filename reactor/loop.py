@@ -179,6 +179,8 @@ class Loop:
         # Ends whose last events came to nothing; those of them that are out of the poller for a while.
         self._spins: dict[Resting, _Spin] = {}
         self.resting: set[object] = set()
+        # Connections that have failed: how many reads of what had arrived each has left, however often it is resumed.
+        self.last_reads: dict[object, int] = {}
         self._turning = False
         self._stopping = False
         self._closed = False
