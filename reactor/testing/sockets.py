@@ -238,18 +238,12 @@ class StreamSocket(SimulatedSocket):
         # Our output was ended; the peer's end arrived, behind what is in the inbox.
         self.shut = False
         self.fin_received = False
-        # Descriptors of it that others have: duplicates, and those of forked children. The last one closes it.
+        # Descriptors of it that others have: duplicates, and those of forked children. They stay open.
         self.copies = 0
 
     def close(self) -> None:
         """close(2): with copies elsewhere nothing but the descriptor goes, and the peer notices nothing."""
         if self.release() and not self.copies:
-            self.end()
-
-    def close_a_copy(self) -> None:
-        """Somebody else closes his descriptor of it."""
-        self.copies -= 1
-        if self.released and not self.copies:
             self.end()
 
     def end(self) -> None:
